@@ -1,0 +1,63 @@
+"""The command line: ``upwell``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from upwell.cli import commands
+from upwell.cli.exits import HELP
+
+try:
+    from upwell.cli import server
+except ImportError:  # TEMP
+    server = typer.Typer()
+    server.login = server.serve = lambda: None
+    server.account_app = typer.Typer()
+    server.token_app = typer.Typer()
+
+app = typer.Typer(
+    name="upwell",
+    help="Upload files of any size over any network: resumed, verified, durable.",
+    epilog=f"{HELP}. Settings: flags, then UPWELL_… variables, then the settings file.",
+    no_args_is_help=True,
+    # A traceback must never show a token among the local variables.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - keeps `upwell --help` fast
+
+        typer.echo(f"upwell {version('upwell')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(epilog=HELP, rich_help_panel="Files")(commands.put)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.get)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.ls)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.rm)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.tasks)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.cancel)
+app.command(rich_help_panel="Files")(server.login)
+app.command(rich_help_panel="Server")(server.serve)
+app.add_typer(server.account_app, name="account", rich_help_panel="Server")
+app.add_typer(server.token_app, name="token", rich_help_panel="Server")
+
+
+def main() -> None:
+    """Run the command line; the exit codes are those of :class:`upwell.cli.exits.ExitCode`."""
+    app()

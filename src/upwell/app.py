@@ -1,0 +1,174 @@
+"""The composition root: the only module that knows every room."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from upwell.catalog import SqlCatalog
+from upwell.config import Settings
+from upwell.core.accounts import OWNER, Accounts
+from upwell.core.files import Files
+from upwell.core.uploads import Home, Uploads
+from upwell.core.verbs import Verbs
+from upwell.jobs.sweep import Sweeper
+from upwell.stores.local import LocalStore
+
+if TYPE_CHECKING:
+    import socket
+
+    from fastapi import FastAPI
+
+    from upwell.core.ports import Catalog, Clock
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def set_up_log(log_format: str) -> None:
+    """One line an event on standard error: for people (``console``) or programs (``json``)."""
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The verbs, wired to the rooms that the settings name."""
+
+    settings: Settings
+    catalog: Catalog
+    homes: dict[str, Home]
+    accounts: Accounts
+    uploads: Uploads
+    files: Files
+    sweeper: Sweeper
+
+    def close(self) -> None:
+        self.sweeper.stop()
+        self.uploads.close()
+        self.catalog.close()
+
+
+def open_catalog(settings: Settings) -> SqlCatalog:
+    """The catalog of the data folder, made or migrated when needed."""
+    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return SqlCatalog.open(settings.data / "catalog.sqlite")
+
+
+def build(settings: Settings, clock: Clock = utc_now) -> Core:
+    """Open the data folder and wire everything. Starts no thread of its own."""
+    catalog = open_catalog(settings)
+    homes = {
+        str(each.id): Home(each.pool(), LocalStore(each.path, min_free=settings.min_free_space))
+        for each in settings.all_pools()
+    }
+    return Core(
+        settings=settings,
+        catalog=catalog,
+        homes=homes,
+        accounts=Accounts(catalog, clock),
+        uploads=Uploads(
+            catalog,
+            homes,
+            clock,
+            idle=settings.task_idle,
+            hash_threads=max(4, os.cpu_count() or 1),
+        ),
+        files=Files(catalog, homes, clock),
+        sweeper=Sweeper(catalog, homes, clock, interval=settings.sweep_interval),
+    )
+
+
+def first_login(accounts: Accounts) -> str:
+    """Make sure that there is an account, and a one-time code to log in with."""
+    everyone = accounts.all()
+    owner = next((each for each in everyone if each.is_admin), None)
+    return accounts.invite(owner or accounts.create(OWNER, admin=True))
+
+
+def asgi(core: Core) -> FastAPI:
+    """The application for an ASGI server; it sweeps while it is up."""
+    from upwell.http.api import make_api  # noqa: PLC0415 - the command line starts without it
+
+    def check() -> None:
+        core.catalog.check()
+        for home in core.homes.values():
+            home.store.check()
+
+    verbs = Verbs(
+        accounts=core.accounts,
+        uploads=core.uploads,
+        files=core.files,
+        pools={pool_id: home.pool for pool_id, home in core.homes.items()},
+        check=check,
+    )
+    return make_api(
+        verbs,
+        direct_max_size=core.settings.direct_max_size,
+        start=core.sweeper.start,
+        stop=core.close,
+    )
+
+
+_SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve` was told
+
+
+def worker_app() -> FastAPI:
+    """The application of one worker process; its settings come from the one that made it."""
+    from upwell.http.server import tune_allocator  # noqa: PLC0415
+
+    settings = Settings.model_validate_json(os.environ[_SETTINGS])
+    set_up_log(settings.log_format)
+    tune_allocator()
+    return asgi(build(settings))
+
+
+def serve(settings: Settings, sockets: list[socket.socket]) -> int:
+    """Serve on bound sockets until a signal; the process's exit code."""
+    import uvicorn  # noqa: PLC0415 - the command line starts without it
+    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415
+
+    from upwell.http.server import UpwellProtocol  # noqa: PLC0415
+
+    os.environ[_SETTINGS] = settings.model_dump_json()
+    config = uvicorn.Config(
+        "upwell.app:worker_app",
+        factory=True,
+        http=UpwellProtocol,
+        ws="none",
+        lifespan="on",
+        workers=settings.workers,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=10,
+    )
+    if settings.workers > 1:
+        Multiprocess(config, sockets).run()
+        return 0
+    server = uvicorn.Server(config)
+    server.run(sockets)
+    return 0 if server.started else 3

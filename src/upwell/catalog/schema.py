@@ -1,0 +1,234 @@
+"""The tables. What each row promises is said by the port; here is only how it lies."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.types import TypeDecorator
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
+    from sqlalchemy.engine import Dialect
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Instant(TypeDecorator[datetime]):
+    """An instant as whole microseconds since the epoch: exact, sortable, the same anywhere.
+
+    A naive datetime is a TypeError: it names no instant.
+    """
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        del dialect
+        return None if value is None else (value - _EPOCH) // _MICROSECOND
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        del dialect
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _table(name: str, *items: sa.Column[Any] | sa.Index | sa.Constraint, **kw: Any) -> sa.Table:
+    return sa.Table(name, metadata, *items, **kw)
+
+
+def _text(name: str, *args: Any, nullable: bool = False, **kw: Any) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, *args, nullable=nullable, **kw)
+
+
+def _size(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False)
+
+
+def _instant(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
+    return sa.Column(name, Instant, nullable=nullable)
+
+
+accounts = _table(
+    "accounts",
+    _text("id", primary_key=True),
+    _text("name", unique=True),
+    sa.Column("is_admin", sa.Boolean, nullable=False),
+    _instant("created_at"),
+)
+
+tokens = _table(
+    "tokens",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id"), index=True),
+    _text("name"),
+    sa.Column("digest", sa.LargeBinary, nullable=False, unique=True),
+    _text("scopes"),
+    _instant("created_at"),
+    _instant("expires_at", nullable=True),
+    _instant("revoked_at", nullable=True),
+)
+
+# One-time codes: only the SHA-256 of a code is kept (I9).
+logins = _table(
+    "logins",
+    sa.Column("digest", sa.LargeBinary, primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _instant("expires_at"),
+)
+
+# No index holds a column that a chunk changes: recording one dirties two pages, not five.
+tasks = _table(
+    "tasks",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _text("pool_id"),
+    _text("bundle_id", nullable=True),
+    _text("identity", nullable=True),
+    _text("file_name"),
+    _text("content_type"),
+    _text("hash_algorithm", nullable=True),
+    _text("hash", nullable=True),
+    _text("key"),
+    _size("size"),
+    _size("chunk_size"),
+    _text("status"),
+    _size("revision"),
+    _size("received_count"),
+    _size("received_bytes"),
+    _text("file_id", nullable=True),
+    _instant("expired_at", nullable=True),
+    _instant("created_at"),
+    _instant("updated_at"),
+    _instant("expires_at"),
+    sa.Index("ix_tasks_newest", "account_id", "created_at", "id", "status"),
+)
+
+# A literal, not a parameter: only so does SQLite see that a partial index serves a query.
+in_progress = tasks.c.status == sa.literal_column("'in_progress'")
+_IDENTIFIED = sa.and_(in_progress, tasks.c.identity.is_not(None))
+
+task_identity = sa.Index(
+    "uq_tasks_identity",
+    tasks.c.account_id,
+    tasks.c.identity,
+    unique=True,
+    sqlite_where=_IDENTIFIED,
+    postgresql_where=_IDENTIFIED,
+)
+task_in_progress = sa.Index(
+    "ix_tasks_in_progress",
+    tasks.c.pool_id,
+    tasks.c.account_id,
+    sqlite_where=in_progress,
+    postgresql_where=in_progress,
+)
+task_key = sa.Index(
+    "ix_tasks_key",
+    tasks.c.pool_id,
+    tasks.c.key,
+    sqlite_where=in_progress,
+    postgresql_where=in_progress,
+)
+
+chunks = _table(
+    "chunks",
+    _text("task_id", sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("index", sa.BigInteger, primary_key=True, autoincrement=False),
+    _size("size"),
+    _text("etag"),
+    _text("staged", nullable=True),
+    sqlite_with_rowid=False,
+)
+
+# A blob is one account's: its digests are indexed under the account, so that a stranger's
+# content costs a lookup exactly as much as content that nobody has.
+blobs = _table(
+    "blobs",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _text("pool_id"),
+    _text("key"),
+    _size("size"),
+    _text("md5", nullable=True),
+    _text("sha1", nullable=True),
+    _text("sha256", nullable=True),
+    _text("sha512", nullable=True),
+    _instant("created_at"),
+    sa.UniqueConstraint("pool_id", "key"),
+    sa.Index("ix_blobs_usage", "pool_id", "account_id", "size"),
+    sa.Index("ix_blobs_md5", "account_id", "md5"),
+    sa.Index("ix_blobs_sha1", "account_id", "sha1"),
+    sa.Index("ix_blobs_sha256", "account_id", "sha256"),
+    sa.Index("ix_blobs_sha512", "account_id", "sha512"),
+)
+
+files = _table(
+    "files",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _text("pool_id"),
+    _text("bundle_id", nullable=True),
+    _text("blob_id", sa.ForeignKey("blobs.id"), index=True),
+    _text("name"),
+    _text("mime_type"),
+    _text("hash_algorithm"),
+    _text("hash"),
+    _text("description", nullable=True),
+    sa.Column("user_meta", sa.JSON, nullable=False),
+    sa.Column("sensitive_marks", sa.JSON, nullable=False),
+    _instant("expired_at", nullable=True),
+    _instant("created_at"),
+    _instant("updated_at"),
+    sa.Index("ix_files_newest", "account_id", "created_at", "id", "expired_at"),
+)
+
+_EXPIRES = files.c.expired_at.is_not(None)
+file_expiry = sa.Index(
+    "ix_files_expired_at",
+    files.c.expired_at,
+    sqlite_where=_EXPIRES,
+    postgresql_where=_EXPIRES,
+)
+
+garbage = _table(
+    "garbage",
+    _text("pool_id", primary_key=True),
+    _text("key", primary_key=True),
+    _instant("since"),
+)
+sa.Index("ix_garbage_since", garbage.c.since)
+
+leases = _table(
+    "leases",
+    _text("name", primary_key=True),
+    _text("holder"),
+    _instant("until"),
+)
+
+
+@cache
+def insert(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """The dialect's own INSERT, which knows ON CONFLICT."""
+    module = import_module(f"sqlalchemy.dialects.{dialect}")
+    statement: sqlite.Insert | postgresql.Insert = module.insert(table)
+    return statement
+
+
+@cache
+def insert_new(dialect: str, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """INSERT that does nothing (row count 0) when the row is already there."""
+    return insert(dialect, table).on_conflict_do_nothing()

@@ -1,0 +1,250 @@
+"""The catalog on SQL: each method of the port as one transaction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from upwell.catalog import accounts, files, tasks
+from upwell.catalog.migrate import HEAD, migrate, revision
+from upwell.catalog.sqlite import Sqlite, raise_explained
+from upwell.errors import NotReady
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from upwell.core.ports import Page
+    from upwell.model import (
+        Account,
+        Blob,
+        Chunk,
+        CloudFile,
+        Digest,
+        Garbage,
+        Principal,
+        TaskStatus,
+        Token,
+        UploadTask,
+    )
+
+_PAGE = 1000
+_LARGEST = 2**63 - 1
+
+
+class SqlCatalog:
+    """``core.ports.Catalog`` on a SQL database; its clauses are the contract.
+
+    Reads run in the calling thread; writes are grouped by one writer (``catalog.writer``).
+    """
+
+    def __init__(self, database: Sqlite) -> None:
+        self._db = database
+
+    @classmethod
+    def open(cls, url_or_path: str | Path) -> SqlCatalog:
+        """Open the catalog, created or upgraded when that is needed. Raises NotReady when it
+        cannot be used, StorageFull when there is no space to create it."""
+        database = Sqlite(_file_path(url_or_path))
+        try:
+            migrate(database)
+            database.start()
+        except BaseException as error:
+            database.close()
+            if isinstance(error, OSError):
+                raise_explained(error, database.path)
+            raise
+        return cls(database)
+
+    def close(self) -> None:
+        """Finish the writes under way and close every connection."""
+        self._db.close()
+
+    def check(self) -> None:
+        if self._db.read(revision) != HEAD:
+            raise NotReady("The catalog has another schema than this version: restart the server.")
+
+    def snapshot(self, path: Path | str) -> None:
+        """Put a consistent copy at ``path``, durably, whole or not at all."""
+        self._db.snapshot(Path(path))
+
+    # accounts and credentials
+
+    def add_account(self, account: Account) -> None:
+        self._db.write(lambda conn: accounts.add(conn, account))
+
+    def account(self, name: str) -> Account | None:
+        return self._db.read(lambda conn: accounts.by_name(conn, name))
+
+    def accounts(self) -> list[Account]:
+        return self._db.read(accounts.everyone)
+
+    def add_token(self, token: Token) -> None:
+        self._db.write(lambda conn: accounts.add_token(conn, token))
+
+    def tokens(self, account_id: str) -> list[Token]:
+        return self._db.read(lambda conn: accounts.tokens_of(conn, account_id))
+
+    def revoke_token(self, account_id: str, token_id: str, now: datetime) -> bool:
+        return self._db.write(lambda conn: accounts.revoke(conn, account_id, token_id, now))
+
+    def principal(self, digest: bytes, now: datetime) -> Principal | None:
+        return self._db.read(lambda conn: accounts.principal(conn, digest, now))
+
+    def add_login(self, digest: bytes, account_id: str, expires_at: datetime) -> None:
+        self._db.write(lambda conn: accounts.add_login(conn, digest, account_id, expires_at))
+
+    def take_login(self, digest: bytes, now: datetime) -> Account | None:
+        return self._db.write(lambda conn: accounts.take_login(conn, digest, now))
+
+    # uploads
+
+    def add_task(self, task: UploadTask) -> UploadTask:
+        return self._db.write(lambda conn: tasks.add(conn, task))
+
+    def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
+        return self._db.read(lambda conn: tasks.find(conn, account_id, task_id, now))
+
+    def task_by_identity(self, account_id: str, identity: str, now: datetime) -> UploadTask | None:
+        return self._db.read(lambda conn: tasks.by_identity(conn, account_id, identity, now))
+
+    def tasks(
+        self,
+        account_id: str,
+        status: TaskStatus | None,
+        now: datetime,
+        offset: int,
+        take: int,
+    ) -> Page[UploadTask]:
+        start, count = min(offset, _LARGEST), min(take, _LARGEST)
+        where = tasks.listing(account_id, status)
+        return self._db.read_consistent(lambda conn: tasks.page(conn, where, now, start, count))
+
+    def chunk(self, task_id: str, index: int) -> Chunk | None:
+        return self._db.read(lambda conn: tasks.chunk(conn, task_id, index))
+
+    def chunks(self, task_id: str) -> TaskChunks:
+        return TaskChunks(self._db, task_id)
+
+    def chunk_indexes(self, task_id: str) -> list[int]:
+        return self._db.read(lambda conn: tasks.chunk_indexes(conn, task_id))
+
+    def record_chunk(
+        self, task_id: str, chunk: Chunk, now: datetime, expires_at: datetime
+    ) -> UploadTask:
+        return self._db.write(
+            lambda conn: tasks.record_chunk(conn, task_id, chunk, now, expires_at)
+        )
+
+    def complete(self, task_id: str, revision: int, blob: Blob, file: CloudFile) -> CloudFile:
+        return self._db.write(lambda conn: tasks.complete(conn, task_id, revision, blob, file))
+
+    def cancel(self, account_id: str, task_id: str, now: datetime) -> bool:
+        return self._db.write(lambda conn: tasks.cancel(conn, account_id, task_id, now))
+
+    def expire_tasks(self, now: datetime) -> int:
+        return self._repeat(lambda conn: tasks.expire_some(conn, now))
+
+    # files
+
+    def add_file(self, blob: Blob, file: CloudFile) -> None:
+        self._db.write(lambda conn: files.add_with_blob(conn, blob, file))
+
+    def share_blob(self, file: CloudFile) -> bool:
+        return self._db.write(lambda conn: files.share_blob(conn, file))
+
+    def duplicates(
+        self, account_id: str, digest: Digest, size: int, now: datetime
+    ) -> list[CloudFile]:
+        return self._db.read(lambda conn: files.duplicates(conn, account_id, digest, size, now))
+
+    def file(self, file_id: str, now: datetime, account_id: str) -> CloudFile | None:
+        return self._db.read(lambda conn: files.find(conn, file_id, now, account_id))
+
+    def file_of_task(self, account_id: str, task_id: str, now: datetime) -> CloudFile | None:
+        return self._db.read(lambda conn: files.of_task(conn, account_id, task_id, now))
+
+    def files(self, account_id: str, now: datetime, offset: int, take: int) -> Page[CloudFile]:
+        start, count = min(offset, _LARGEST), min(take, _LARGEST)
+        return self._db.read_consistent(
+            lambda conn: files.page(conn, account_id, now, start, count)
+        )
+
+    def update_file(
+        self,
+        file_id: str,
+        account_id: str,
+        now: datetime,
+        change: Callable[[CloudFile], CloudFile],
+    ) -> CloudFile | None:
+        """``change`` runs inside the transaction: it must be quick and must not call back."""
+        return self._db.write(lambda conn: files.update(conn, file_id, account_id, now, change))
+
+    def delete_file(self, file_id: str, account_id: str, now: datetime) -> bool:
+        return self._db.write(lambda conn: files.delete(conn, file_id, account_id, now))
+
+    def expire_files(self, now: datetime) -> int:
+        return self._repeat(lambda conn: files.expire_some(conn, now))
+
+    # the sweeper's side
+
+    def garbage(self, limit: int) -> list[Garbage]:
+        return self._db.read(lambda conn: files.oldest_garbage(conn, limit))
+
+    def forget_garbage(self, items: Sequence[Garbage]) -> None:
+        self._db.write(lambda conn: files.forget_garbage(conn, items))
+
+    def staged_names(self, key: str) -> set[str]:
+        return self._db.read(lambda conn: tasks.staged_names(conn, key))
+
+    def unknown_keys(self, pool_id: str, keys: Sequence[str]) -> set[str]:
+        return self._db.read(lambda conn: files.unknown_keys(conn, pool_id, keys))
+
+    def reserved_bytes(self, pool_id: str, account_id: str | None, now: datetime) -> int:
+        return self._db.read_consistent(
+            lambda conn: files.reserved_bytes(conn, pool_id, account_id, now)
+        )
+
+    def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
+        return self._db.write(lambda conn: files.lease(conn, name, holder, now, until))
+
+    def _repeat(self, some: Callable[[sa.Connection], int]) -> int:
+        """Run ``some`` until it finds nothing more, a transaction each; how many in all."""
+        total = 0
+        while done := self._db.write(some):
+            total += done
+        return total
+
+
+class TaskChunks:
+    """``core.ports.Chunks``: read in pages, so that no read transaction outlives a call."""
+
+    def __init__(self, database: Sqlite, task_id: str) -> None:
+        self._db = database
+        self._task_id = task_id
+
+    def all(self) -> Iterator[Chunk]:
+        after = -1
+        while page := self._page(after):
+            yield from page
+            after = page[-1].index
+
+    def staged(self) -> Sequence[Chunk]:
+        return self._db.read(lambda conn: tasks.staged_chunks(conn, self._task_id))
+
+    def _page(self, after: int) -> list[Chunk]:
+        return self._db.read(lambda conn: tasks.chunks_after(conn, self._task_id, after, _PAGE))
+
+
+def _file_path(url_or_path: str | Path) -> Path:
+    if isinstance(url_or_path, str) and "://" in url_or_path:
+        url = sa.make_url(url_or_path)
+        if url.get_backend_name() != "sqlite" or url.database in {None, "", ":memory:"}:
+            raise NotReady(
+                f"The catalog cannot be kept in {url.render_as_string()!r}: "
+                "give the path of a SQLite file, or sqlite:///path."
+            )
+        url_or_path = str(url.database)
+    return Path(url_or_path).absolute()

@@ -1,0 +1,207 @@
+"""SQLite under the catalog: connections, durability, errors, snapshots.
+
+WAL with ``synchronous=FULL``: a commit that returned survives a power cut (I1). One writer
+per process, BEGIN IMMEDIATE, so that processes queue for the file instead of failing.
+Readers never block and are never blocked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import uuid
+from collections import deque
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from upwell.catalog.turns import Turns
+from upwell.catalog.writer import Writer, driver_connection
+from upwell.errors import NotReady, StorageFull
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+T = TypeVar("T")
+
+BUSY_SECONDS = 30
+_PRAGMAS = (
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA wal_autocheckpoint=1000",  # pages of 4 KiB
+    "PRAGMA journal_size_limit=67108864",
+)
+_LITTLE = 1 << 20
+
+
+class Sqlite:
+    """One database file: reads on as many connections as there are callers, one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        url = sa.URL.create("sqlite+pysqlite", database=str(path))
+        self.engine = sa.create_engine(
+            url,
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        )
+        sa.event.listen(self.engine, "connect", _configure)
+        self.turns = Turns(path, BUSY_SECONDS)
+        self._writer = Writer(self.engine.connect, self.turns)
+        self._idle: deque[Connection] = deque()
+        self._closed = False
+
+    def start(self) -> None:
+        self._writer.start()
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run ``query``; each of its statements sees what was committed when it began."""
+        connection = self._borrow()
+        try:
+            return query(connection)
+        except (DBAPIError, sqlite3.Error) as error:
+            raise_explained(error, self.path)
+        finally:
+            self._give_back(connection)
+
+    def read_consistent(self, query: Callable[[Connection], T]) -> T:
+        """Run ``query``; all its statements see the same instant."""
+
+        def at_once(connection: Connection) -> T:
+            raw = driver_connection(connection)
+            raw.execute("BEGIN")
+            try:
+                return query(connection)
+            finally:
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+
+        return self.read(at_once)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction of its own effect, durable on return."""
+        try:
+            return self._writer.submit(work)
+        except (DBAPIError, sqlite3.Error, OSError) as error:
+            raise_explained(error, self.path)
+
+    def close(self) -> None:
+        self._closed = True
+        self._writer.close()
+        while self._idle:
+            self._idle.pop().close()
+        self.engine.dispose()
+        self.turns.close()
+
+    def snapshot(self, target: Path) -> None:
+        """Put a consistent copy at ``target``, whole or not at all, while writes go on."""
+        if target.resolve() == self.path.resolve():
+            raise ValueError(f"A snapshot cannot replace the catalog itself ({target}).")
+        partial = target.with_name(f"{target.name}.{uuid.uuid4().hex}.partial")
+        connection = self._borrow()
+        try:
+            _copy(connection, partial)
+            sync(partial)
+            partial.replace(target)
+            sync(target.parent)
+        except (sqlite3.Error, OSError) as error:
+            raise_explained(error, target)
+        finally:
+            self._give_back(connection)
+            partial.unlink(missing_ok=True)
+
+    def _borrow(self) -> Connection:
+        if self._closed:
+            raise NotReady("The catalog is closed: the server is shutting down.")
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.engine.connect()
+
+    def _give_back(self, connection: Connection) -> None:
+        self._idle.append(connection)
+        if self._closed:
+            with contextlib.suppress(IndexError):
+                self._idle.pop().close()
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+
+
+def _copy(connection: Connection, target: Path) -> None:
+    with closing(sqlite3.connect(target)) as copy:
+        driver_connection(connection).backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file, complete without a -wal
+
+
+def sync(path: Path) -> None:
+    """Make a closed file, or a folder's names, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def raise_explained(error: Exception, path: Path) -> NoReturn:
+    """Raise, in place of a driver's error, one that says what to do, where we know."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    if _is_about_space(cause, code, path.parent):
+        raise StorageFull(
+            f"The disk that holds the catalog ({path}) is full; nothing was changed. "
+            "Free some space there, then send the request again.",
+            retry_after=60,
+        ) from error
+    if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        raise NotReady(
+            f"The catalog was busy for {BUSY_SECONDS} seconds; nothing was changed. "
+            "Send the request again.",
+            retry_after=5,
+        ) from error
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        raise NotReady(
+            f"The catalog ({path}) is damaged: {cause}. Restore it from a snapshot."
+        ) from error
+    raise error
+
+
+def _is_about_space(cause: BaseException | None, code: int, folder: Path) -> bool:
+    """SQLite says "full" itself; what it calls an I/O error may be a full disk as well."""
+    if isinstance(cause, OSError):
+        return cause.errno in {errno.ENOSPC, errno.EDQUOT}
+    if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
+        return _is_full(folder)
+    return code == sqlite3.SQLITE_FULL
+
+
+def _is_full(folder: Path) -> bool:
+    try:
+        state = os.statvfs(folder)
+    except OSError:
+        return False
+    return state.f_bavail * state.f_frsize < _LITTLE or (state.f_files > 0 and state.f_favail == 0)
+
+
+def integrity_problem(path: Path | str) -> str | None:
+    """What is wrong with the catalog at ``path``, or None; reads all of it, changes nothing."""
+    if not Path(path).is_file():
+        return f"{path}: no such file"
+    uri = f"{Path(path).resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(20)")]
+    except sqlite3.Error as error:
+        return f"{path}: {error}"
+    return None if found == ["ok"] else f"{path}: {'; '.join(found)}"

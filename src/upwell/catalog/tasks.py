@@ -1,0 +1,347 @@
+"""Upload tasks and their chunks: what is done inside one transaction.
+
+Writers lock the task's row first (SQLite has one writer anyway), so each decision holds
+until the transaction ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from upwell.catalog import files
+from upwell.catalog.schema import (
+    Instant,
+    chunks,
+    in_progress,
+    insert,
+    insert_new,
+    task_identity,
+    tasks,
+)
+from upwell.core.ports import Page
+from upwell.errors import TaskClosed
+from upwell.model import Chunk, CloudFile, Digest, Layout, TaskStatus, UploadTask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from upwell.model import Blob
+
+_BATCH = 10  # a task may have 40,000 chunk rows: 40 ms each, and others wait meanwhile
+_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
+_ID: sa.BindParameter[str] = sa.bindparam("task")
+_ACCOUNT: sa.BindParameter[str] = sa.bindparam("account_id")
+
+_OVERDUE = sa.and_(in_progress, tasks.c.expires_at <= _NOW)
+_EXPIRED = sa.or_(tasks.c.status == TaskStatus.EXPIRED, _OVERDUE)
+_RUNNING = sa.and_(in_progress, tasks.c.expires_at > _NOW)
+
+_FIND = sa.select(tasks).where(tasks.c.id == _ID, tasks.c.account_id == _ACCOUNT, ~_EXPIRED)
+_LOCK = sa.select(tasks).where(tasks.c.id == _ID).with_for_update()
+_BY_IDENTITY = sa.select(tasks).where(
+    in_progress, tasks.c.account_id == _ACCOUNT, tasks.c.identity == sa.bindparam("identity")
+)
+
+_THIS_CHUNK = sa.and_(chunks.c.task_id == _ID, chunks.c["index"] == sa.bindparam("at"))
+_CHUNKS = sa.select(chunks.c["index"], chunks.c.size, chunks.c.etag, chunks.c.staged)
+_CHUNK = _CHUNKS.where(_THIS_CHUNK)
+_INDEXES = sa.select(chunks.c["index"]).where(chunks.c.task_id == _ID).order_by(chunks.c["index"])
+_STAGED = _CHUNKS.where(chunks.c.task_id == _ID, chunks.c.staged.is_not(None)).order_by(
+    chunks.c["index"]
+)
+_STAGED_NAMES = (
+    sa.select(chunks.c.staged)
+    .join(tasks, tasks.c.id == chunks.c.task_id)
+    .where(in_progress, tasks.c.key == sa.bindparam("key"), chunks.c.staged.is_not(None))
+)
+_AFTER = (
+    _CHUNKS.where(chunks.c.task_id == _ID, chunks.c["index"] > sa.bindparam("after"))
+    .order_by(chunks.c["index"])
+    .limit(sa.bindparam("take"))
+)
+_COUNT_CHUNK = (
+    sa.update(tasks)
+    .where(tasks.c.id == _ID, in_progress)
+    .values(
+        received_count=tasks.c.received_count + sa.bindparam("more"),
+        received_bytes=tasks.c.received_bytes + sa.bindparam("bytes"),
+        revision=tasks.c.revision + sa.bindparam("replaced"),
+        updated_at=_NOW,
+        expires_at=sa.bindparam("until", type_=Instant),
+    )
+    .returning(tasks)
+)
+_REPLACE_CHUNK = (
+    sa.update(chunks)
+    .where(_THIS_CHUNK)
+    .values(
+        size=sa.bindparam("new_size"),
+        etag=sa.bindparam("new_etag"),
+        staged=sa.bindparam("new_staged"),
+    )
+)
+_DROP_CHUNKS = sa.delete(chunks).where(chunks.c.task_id == _ID)
+
+
+def add(conn: Connection, task: UploadTask) -> UploadTask:
+    """The newcomer, or the one in progress. Where two processes can write at once, the unique
+    index decides: the loser looks again, and finds the winner."""
+    identity = task.identity()
+    while True:
+        held = _in_progress(conn, task.account_id, identity)
+        if held is not None and held.expires_at > task.created_at:
+            return _adopt(conn, held, task)
+        if held is not None:
+            _close(conn, held, TaskStatus.EXPIRED, task.created_at)
+        row = _values(task) | {"identity": identity}
+        if conn.execute(_insert_unless_held(conn.dialect.name), row).rowcount:
+            return task
+
+
+@cache
+def _insert_unless_held(dialect: str) -> sa.Insert:
+    where = task_identity.dialect_options["sqlite"]["where"]
+    columns = [tasks.c.account_id, tasks.c.identity]
+    return insert(dialect, tasks).on_conflict_do_nothing(index_elements=columns, index_where=where)
+
+
+def _in_progress(conn: Connection, account_id: str, identity: str | None) -> UploadTask | None:
+    if identity is None:
+        return None
+    asked = {"account_id": account_id, "identity": identity}
+    row = conn.execute(_BY_IDENTITY.with_for_update(), asked).first()
+    return None if row is None else _task(row)
+
+
+def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTask:
+    """Asking again is use: the expiry slides, as it does with a chunk."""
+    changes: dict[str, Any] = {
+        "content_type": newcomer.content_type,
+        "expired_at": newcomer.expired_at,
+        "updated_at": newcomer.created_at,
+        "expires_at": max(held.expires_at, newcomer.expires_at),
+    }
+    conn.execute(sa.update(tasks).where(tasks.c.id == held.id).values(changes))
+    return replace(held, **changes)
+
+
+def find(conn: Connection, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
+    row = conn.execute(_FIND, {"account_id": account_id, "task": task_id, "now": now}).first()
+    return None if row is None else _task(row)
+
+
+def by_identity(
+    conn: Connection, account_id: str, identity: str, now: datetime
+) -> UploadTask | None:
+    row = conn.execute(_BY_IDENTITY, {"account_id": account_id, "identity": identity}).first()
+    return None if row is None or row.expires_at <= now else _task(row)
+
+
+def listing(account_id: str, status: TaskStatus | None) -> sa.ColumnElement[bool]:
+    return sa.and_(tasks.c.account_id == account_id, _of_status(status))
+
+
+def page(
+    conn: Connection, where: sa.ColumnElement[bool], now: datetime, offset: int, take: int
+) -> Page[UploadTask]:
+    count = sa.select(sa.func.count()).select_from(tasks).where(where)
+    rows = sa.select(tasks).where(where).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
+    total = conn.execute(count, {"now": now}).scalar_one()
+    found = conn.execute(rows.offset(offset).limit(take), {"now": now})
+    return Page([_as_of(_task(row), now) for row in found], total)
+
+
+def _of_status(status: TaskStatus | None) -> sa.ColumnElement[bool]:
+    if status is None:
+        return sa.true()
+    if status is TaskStatus.IN_PROGRESS:
+        return _RUNNING
+    return _EXPIRED if status is TaskStatus.EXPIRED else tasks.c.status == status
+
+
+def _as_of(task: UploadTask, now: datetime) -> UploadTask:
+    """A task past its expiry has expired, whether or not the sweeper came by."""
+    overdue = task.status is TaskStatus.IN_PROGRESS and task.expires_at <= now
+    return replace(task, status=TaskStatus.EXPIRED) if overdue else task
+
+
+def chunk(conn: Connection, task_id: str, index: int) -> Chunk | None:
+    row = conn.execute(_CHUNK, {"task": task_id, "at": index}).first()
+    return None if row is None else _chunk(row)
+
+
+def chunk_indexes(conn: Connection, task_id: str) -> list[int]:
+    return list(conn.execute(_INDEXES, {"task": task_id}).scalars())
+
+
+def chunks_after(conn: Connection, task_id: str, after: int, take: int) -> list[Chunk]:
+    asked = {"task": task_id, "after": after, "take": take}
+    return [_chunk(row) for row in conn.execute(_AFTER, asked)]
+
+
+def staged_chunks(conn: Connection, task_id: str) -> list[Chunk]:
+    return [_chunk(row) for row in conn.execute(_STAGED, {"task": task_id})]
+
+
+def staged_names(conn: Connection, key: str) -> set[str]:
+    return set(conn.execute(_STAGED_NAMES, {"key": key}).scalars())
+
+
+def record_chunk(
+    conn: Connection, task_id: str, new: Chunk, now: datetime, expires_at: datetime
+) -> UploadTask:
+    """Counted as new first, which also locks the task; put right when it was a replacement."""
+    slide = {"task": task_id, "now": now, "until": expires_at}
+    row = conn.execute(_COUNT_CHUNK, slide | {"more": 1, "bytes": new.size, "replaced": 0}).first()
+    if row is None:
+        raise _closed(conn, task_id)
+    values = {
+        "task_id": task_id,
+        "index": new.index,
+        "size": new.size,
+        "etag": new.etag,
+        "staged": new.staged,
+    }
+    if not conn.execute(insert_new(conn.dialect.name, chunks), values).rowcount:
+        old = _replace_chunk(conn, task_id, new)
+        put_right = {"more": -1, "bytes": -old.size, "replaced": int(old.etag != new.etag)}
+        row = conn.execute(_COUNT_CHUNK, slide | put_right).one()
+    return _task(row)
+
+
+def _replace_chunk(conn: Connection, task_id: str, new: Chunk) -> Chunk:
+    """Put ``new`` in the place of the chunk that is there; that one."""
+    where = {"task": task_id, "at": new.index}
+    old = _chunk(conn.execute(_CHUNK, where).one())
+    changes = {"new_size": new.size, "new_etag": new.etag, "new_staged": new.staged}
+    conn.execute(_REPLACE_CHUNK, where | changes)
+    return old
+
+
+def complete(
+    conn: Connection, task_id: str, revision: int, blob: Blob, file: CloudFile
+) -> CloudFile:
+    row = conn.execute(_LOCK, {"task": task_id}).first()
+    if row is not None and row.status == TaskStatus.COMPLETED:
+        return _earlier(conn, row.file_id)
+    if row is None or row.status != TaskStatus.IN_PROGRESS:
+        raise _closed(conn, task_id)
+    if row.revision != revision:
+        raise TaskClosed(
+            "A chunk was replaced while the upload was being completed: complete it again."
+        )
+    files.add_with_blob(conn, blob, file)
+    changes = {
+        "status": TaskStatus.COMPLETED,
+        "file_id": file.id,
+        "updated_at": file.created_at,
+    }
+    conn.execute(sa.update(tasks).where(tasks.c.id == task_id).values(changes))
+    conn.execute(_DROP_CHUNKS, {"task": task_id})
+    return file
+
+
+def _earlier(conn: Connection, file_id: str) -> CloudFile:
+    file = files.by_id(conn, file_id)
+    if file is None:
+        raise TaskClosed(
+            "This upload was completed, and its file has been deleted since: "
+            "create a new upload to send it again."
+        )
+    return file
+
+
+def cancel(conn: Connection, account_id: str, task_id: str, now: datetime) -> bool:
+    asked = {"account_id": account_id, "task": task_id, "now": now}
+    row = conn.execute(_FIND.where(in_progress).with_for_update(), asked).first()
+    if row is None:
+        return False
+    _close(conn, _task(row), TaskStatus.CANCELLED, now)
+    return True
+
+
+def expire_some(conn: Connection, now: datetime) -> int:
+    """Close a bounded number of overdue tasks, so that nobody waits long for the writer."""
+    query = sa.select(tasks).where(_OVERDUE).limit(_BATCH).with_for_update()
+    overdue = conn.execute(query, {"now": now}).all()
+    for row in overdue:
+        _close(conn, _task(row), TaskStatus.EXPIRED, now)
+    return len(overdue)
+
+
+def _close(conn: Connection, task: UploadTask, status: TaskStatus, now: datetime) -> None:
+    change = sa.update(tasks).where(tasks.c.id == task.id)
+    conn.execute(change.values(status=status, updated_at=now))
+    conn.execute(_DROP_CHUNKS, {"task": task.id})
+    files.add_garbage(conn, task.pool_id, task.layout.key, now)
+
+
+_WHY_CLOSED = {
+    TaskStatus.COMPLETED: "This upload is complete: nothing more can be sent to it.",
+    TaskStatus.CANCELLED: "This upload was cancelled: create a new one to send the file again.",
+    TaskStatus.EXPIRED: "This upload has expired: create a new one to send the file again.",
+}
+
+
+def _closed(conn: Connection, task_id: str) -> TaskClosed:
+    row = conn.execute(sa.select(tasks.c.status).where(tasks.c.id == task_id)).first()
+    unknown = "There is no such upload any more: create a new one to send the file again."
+    return TaskClosed(unknown if row is None else _WHY_CLOSED[TaskStatus(row.status)])
+
+
+def _values(task: UploadTask) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "account_id": task.account_id,
+        "pool_id": task.pool_id,
+        "bundle_id": task.bundle_id,
+        "file_name": task.file_name,
+        "content_type": task.content_type,
+        "hash_algorithm": task.digest and task.digest.algorithm,
+        "hash": task.digest and task.digest.hex,
+        "key": task.layout.key,
+        "size": task.layout.size,
+        "chunk_size": task.layout.chunk_size,
+        "status": task.status,
+        "revision": task.revision,
+        "received_count": task.received_count,
+        "received_bytes": task.received_bytes,
+        "file_id": task.file_id,
+        "expired_at": task.expired_at,
+        "created_at": task.created_at,
+        "updated_at": task.updated_at,
+        "expires_at": task.expires_at,
+    }
+
+
+def _task(row: sa.Row[Any]) -> UploadTask:
+    return UploadTask(
+        id=row.id,
+        account_id=row.account_id,
+        pool_id=row.pool_id,
+        bundle_id=row.bundle_id,
+        file_name=row.file_name,
+        content_type=row.content_type,
+        digest=None if row.hash is None else Digest(row.hash_algorithm, row.hash),
+        expired_at=row.expired_at,
+        layout=Layout(row.key, row.size, row.chunk_size),
+        status=TaskStatus(row.status),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        expires_at=row.expires_at,
+        revision=row.revision,
+        received_count=row.received_count,
+        received_bytes=row.received_bytes,
+        file_id=row.file_id,
+    )
+
+
+def _chunk(row: Sequence[Any]) -> Chunk:
+    return Chunk(row[0], row[1], row[2], row[3])

@@ -1,0 +1,158 @@
+"""The group-commit writer: one thread, one connection, many writes to a commit.
+
+A commit with ``synchronous=FULL`` costs a sync of the disk. While one is under way, new
+writes queue up, and the next commit takes all of them: the disk sets the pace, not the
+number of callers. A lone caller never waits for company.
+"""
+
+from __future__ import annotations
+
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from upwell.errors import NotReady
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from upwell.catalog.turns import Turns
+
+T = TypeVar("T")
+
+MAX_BATCH = 64
+
+
+def driver_connection(connection: Connection) -> sqlite3.Connection:
+    """The driver's connection, for transactions: SQLAlchemy's is in autocommit and keeps out."""
+    raw: Any = connection.connection.dbapi_connection
+    return cast("sqlite3.Connection", raw)
+
+
+class Job:
+    """A write and its outcome; ``done`` is held until there is one."""
+
+    __slots__ = ("done", "error", "result", "work")
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self.work = work
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Writer:
+    """Runs writes one after the other; each returns only when its commit is on disk."""
+
+    def __init__(self, connect: Callable[[], Connection], turns: Turns) -> None:
+        self._connect = connect
+        self._turns = turns
+        self._queue: SimpleQueue[Job | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction. What it raises undoes it alone, and comes out here;
+        a commit that fails undoes, and comes out of, every write that was in it."""
+        job = Job(work)
+        with self._gate:
+            if self._closed:
+                raise NotReady("The catalog is closed: the server is shutting down.")
+            self._queue.put(job)
+        job.done.acquire()
+        if job.error is not None:
+            raise job.error
+        result: T = job.result
+        return result
+
+    def close(self) -> None:
+        """Finish what is queued, then stop."""
+        with self._gate:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        connection: Connection | None = None
+        while batch := self._take():
+            try:
+                connection = connection or self._connect()
+                with self._turns.turn():
+                    _Batch(connection, batch).run()
+            except BaseException as error:  # noqa: BLE001 - each caller gets it; the thread lives
+                _fail(batch, error)
+            finally:
+                for job in batch:
+                    job.done.release()
+        if connection is not None:
+            connection.close()
+
+    def _take(self) -> list[Job]:
+        """What is queued, waiting for the first; nothing when closed."""
+        batch: list[Job] = []
+        job = self._queue.get()
+        while job is not None:
+            batch.append(job)
+            if len(batch) == MAX_BATCH:
+                return batch
+            try:
+                job = self._queue.get_nowait()
+            except Empty:
+                return batch
+        if batch:
+            self._queue.put(None)  # finish these first; nothing comes after the end mark
+        return batch
+
+
+def _fail(batch: list[Job], error: BaseException) -> None:
+    for job in batch:
+        job.result = None
+        job.error = job.error or error
+
+
+class _Batch:
+    """One transaction."""
+
+    def __init__(self, connection: Connection, jobs: list[Job]) -> None:
+        self._raw = driver_connection(connection)
+        self._connection = connection
+        self._jobs = jobs
+
+    def run(self) -> None:
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            if len(self._jobs) == 1:
+                self._jobs[0].result = self._jobs[0].work(self._connection)
+            else:
+                for job in self._jobs:
+                    self._apply(job)
+            self._raw.execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+
+    def _apply(self, job: Job) -> None:
+        self._raw.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(self._connection)
+        except Exception as error:
+            if not self._raw.in_transaction:
+                raise  # a full disk makes SQLite undo the whole transaction by itself
+            job.error = error
+            self._raw.execute("ROLLBACK TO job")
+        self._raw.execute("RELEASE job")
+
+    def _rollback(self) -> None:
+        if self._raw.in_transaction:
+            self._raw.execute("ROLLBACK")

@@ -1,0 +1,230 @@
+"""The client's commands as a person sees them: arguments, options, help.
+
+What they do is in the modules that they import when they run: `upwell --help` stays fast.
+"""
+# ruff: noqa: PLC0415 - imports happen when a command runs, see above
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CONNECTION = "Connection"
+OUTPUT = "Output"
+
+Server = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The server's address. (env: UPWELL_SERVER; default: http://127.0.0.1:8420)",
+        rich_help_panel=CONNECTION,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Read the token from this file; the token itself can be in UPWELL_TOKEN.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The settings file. (env: UPWELL_CONFIG; default: ~/.config/upwell/upwell.toml)",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Patience = Annotated[
+    str,
+    typer.Option(
+        metavar="TIME",
+        help="How long to keep trying while nothing gets through; 0 never retries.",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="One JSON object per line on stdout.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Only print what went wrong.", rich_help_panel=OUTPUT),
+]
+Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
+Offset = Annotated[int, typer.Option(min=0, help="Skip so many.")]
+
+
+def put(  # noqa: PLR0913, PLR0917 - a parameter is an option
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="What to upload.", show_default=False)
+    ],
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Upload the files in folders too.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The file's name on the server (one file only).")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(metavar="ID", help="The pool to store it in.")] = None,
+    bundle: Annotated[str | None, typer.Option(metavar="ID", help="A bundle to put it in.")] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="WHEN", help="Gone after 7d, 12h… or at 2030-01-31T12:00:00Z."),
+    ] = None,
+    content_type: Annotated[
+        str | None,
+        typer.Option(metavar="TYPE", help="The media type. (default: by the name)"),
+    ] = None,
+    check_first: Annotated[
+        bool,
+        typer.Option(
+            "--check-first",
+            help="Read the file twice, so that what the account already has is not sent.",
+        ),
+    ] = False,
+    chunk_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="5MiB, 8M…; the server has the last word. (env: UPWELL_CHUNK_SIZE)",
+            rich_help_panel=CONNECTION,
+        ),
+    ] = None,
+    connections: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Chunks on their way at once. (env: UPWELL_CONNECTIONS; default: 4)",
+            rich_help_panel=CONNECTION,
+        ),
+    ] = None,
+    patience: Patience = "15m",
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Upload files. Interrupted? Run the same command again: it continues."""
+    from upwell.cli import transfer
+    from upwell.client import Given
+
+    given = Given(
+        server=server,
+        token_file=token_file,
+        config=config,
+        connections=connections,
+        chunk_size=chunk_size,
+    )
+    wanted = transfer.PutRequest(
+        paths=files,
+        recursive=recursive,
+        name=name,
+        pool=pool,
+        bundle=bundle,
+        expires=expires,
+        content_type=content_type,
+        check_first=check_first,
+    )
+    transfer.put(wanted, transfer.Manner(given, patience, quiet=quiet, json=json))
+
+
+def get(  # noqa: PLR0913, PLR0917 - a parameter is an option
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE_ID…", help="What to download.", show_default=False),
+    ],
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output."
+        ),
+    ] = ".",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    patience: Patience = "15m",
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Download files and verify them. Interrupted? The same command continues."""
+    from upwell.cli import transfer
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    manner = transfer.Manner(given, patience, quiet=quiet, json=json)
+    transfer.get(files, output, force=force, manner=manner)
+
+
+def ls(  # noqa: PLR0913, PLR0917 - a parameter is an option
+    limit: Limit = 50,
+    offset: Offset = 0,
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List your files, newest first."""
+    from upwell.cli import manage
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    manage.list_files(given, offset=offset, limit=limit, json=json)
+
+
+def rm(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE_ID…", help="What to delete.", show_default=False)
+    ],
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Delete files."""
+    from upwell.cli import manage
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    manage.delete_files(given, files, json=json)
+
+
+def tasks(  # noqa: PLR0913, PLR0917 - a parameter is an option
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also those that are completed, cancelled or expired.")
+    ] = False,
+    limit: Limit = 50,
+    offset: Offset = 0,
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """List your unfinished uploads, newest first."""
+    from upwell.cli import manage
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    status = None if everything else "in_progress"
+    manage.list_tasks(given, status, offset=offset, limit=limit, json=json)
+
+
+def cancel(
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASK_ID…", help="What to cancel.", show_default=False)
+    ],
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Cancel unfinished uploads and free their space."""
+    from upwell.cli import manage
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    manage.cancel_tasks(given, tasks, json=json)

@@ -1,0 +1,41 @@
+"""Running a command: its settings, its client, its way out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from upwell.cli.exits import ExitCode, exit_code_of
+from upwell.client import Client, ClientError, Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from upwell.cli.show import Output
+    from upwell.client import Settings, Wait
+
+# Seconds that a command which answers at once keeps trying.
+BRIEF = 8.0
+
+
+def finish(output: Output, action: Callable[[], ExitCode], *, interrupted: str = "") -> NoReturn:
+    """Run ``action`` and leave the program with its exit code, whatever happens."""
+    try:
+        code = action()
+    except KeyboardInterrupt:
+        output.complain(f"Interrupted. {interrupted}".strip())
+        code = ExitCode.INTERRUPTED
+    except ClientError as error:
+        output.complain(error.message, error)
+        code = exit_code_of(error)
+    raise typer.Exit(code)
+
+
+def connect(
+    settings: Settings,
+    patience: float = BRIEF,
+    on_wait: Callable[[Wait | None], None] | None = None,
+) -> Client:
+    """A client with the person's settings; ``patience`` in seconds."""
+    return Client.of(settings, Retry(patience, on_wait=on_wait))

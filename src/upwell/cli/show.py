@@ -1,0 +1,232 @@
+"""What a person or a script gets to see: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import unicodedata
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
+
+from upwell.client import ApiError, ClientError, ConnectionFailed, Wait, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from rich.progress import Task, TaskID
+
+OUT_OF_SPACE = 507
+
+
+def plain(text: object) -> str:
+    """Text that cannot act on a terminal: control and formatting characters become ``�``."""
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter)[0] == "C" else letter
+        for letter in str(text)
+    )
+
+
+def size(count: int) -> str:
+    """Bytes for a person: ``12.3 MB``."""
+    return decimal(count)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: ``4.2 s``, ``2:05``, ``1:02:03``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def error_record(error: ClientError) -> dict[str, Any]:
+    """An error as ``--json`` shows it."""
+    record: dict[str, Any] = {"code": error.code, "message": error.message}
+    if isinstance(error, ApiError):
+        record |= {"status": error.status, "trace_id": error.trace_id}
+    return record
+
+
+class Output:
+    """Where results and messages go; with ``json``, stdout holds nothing but JSON lines."""
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        self.console = Console(stderr=True, highlight=False)
+
+    def result(self, record: Mapping[str, Any], line: str) -> None:
+        """Something was done: ``record`` for a script, ``line`` for a person."""
+        if self.json:
+            self._write(json.dumps(record))
+        elif not self.quiet:
+            self._write(line)
+
+    def failure(self, record: Mapping[str, Any], subject: str, error: ClientError) -> None:
+        """Something failed: told on stderr, and to scripts on stdout too."""
+        if self.json:
+            self._write(json.dumps(record))
+        self.complain(f"{subject}: {error.message}" if subject else error.message, error)
+
+    def complain(self, message: str, error: ClientError | None = None) -> None:
+        """Tell on stderr what went wrong."""
+        if isinstance(error, ApiError):
+            trace = f", trace {error.trace_id}" if error.trace_id else ""
+            message = f"{message} [{error.code}{trace}]"
+        self.console.print(Text(f"upwell: {plain(message)}"), soft_wrap=True)
+
+    def note(self, message: str) -> None:
+        """Tell on stderr what a person may want to know."""
+        if not self.quiet:
+            self.console.print(Text(plain(message)), soft_wrap=True, style="dim")
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """A table on a terminal; lines of tab-separated values in a pipe."""
+        if not sys.stdout.isatty():
+            for row in rows:
+                self._write("\t".join(map(plain, row)))
+            return
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*(Text(plain(cell), overflow="fold") for cell in row))
+        Console(highlight=False).print(table)
+
+    def _write(self, line: str) -> None:
+        if sys.stdout.isatty():
+            # Above a progress bar on the same terminal.
+            self.console.print(Text(line), soft_wrap=True)
+        else:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+class Display(Watcher):
+    """Shows transfers: one bar for the current file, one for all when there are several.
+
+    Off a terminal there is no bar; a person reading the log learns when the connection was lost.
+    """
+
+    def __init__(self, output: Output, *, files: int, total: int | None) -> None:
+        self._output = output
+        self._files = files
+        self._waiting: Wait | None = None
+        self._until = 0.0
+        self._lock = threading.Lock()
+        self._bars = Progress(
+            TextColumn(
+                "{task.description}",
+                markup=False,
+                table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"),
+            ),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TaskProgressColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            _Outlook(self),
+            console=output.console,
+            disable=output.quiet or not output.console.is_terminal,
+            transient=True,
+            expand=True,
+            # Results go to the real stdout: it may be a pipe that a script reads.
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._all: TaskID | None = None
+        if files > 1:
+            self._all = self._bars.add_task(f"{files} files", total=total)
+        self._current: TaskID | None = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Show the bars while this lasts."""
+        with self._bars:
+            yield
+
+    @contextmanager
+    def file(self, name: str, size: int | None) -> Iterator[None]:
+        """Show one file; ``size`` in bytes when it is known beforehand."""
+        self._current = self._bars.add_task(plain(name), total=size)
+        try:
+            yield
+        finally:
+            self._settle(size)
+            self._current = None
+
+    def begin(self, total: int, done: int) -> None:
+        if self._current is None:
+            return
+        self._move_total(done - self._done())
+        self._bars.reset(self._current, total=total, completed=done)
+
+    def advance(self, count: int) -> None:
+        if self._current is not None:
+            self._bars.advance(self._current, count)
+            self._move_total(count)
+
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
+    def wait(self, wait: Wait | None) -> None:
+        """Requests fail and are tried again after a pause; ``None`` when they succeed again."""
+        with self._lock:
+            before, self._waiting = self._waiting, wait
+            self._until = monotonic() + (wait.delay if wait else 0.0)
+        if self._bars.disable and (before is None) != (wait is None):
+            self._output.note(wait_text(wait, wait.delay) if wait else "going on")
+
+    def outlook(self, remaining: float | None) -> str:
+        """The time left, or why nothing moves."""
+        with self._lock:
+            if self._waiting:
+                return wait_text(self._waiting, max(0.0, self._until - monotonic()))
+        return "" if remaining is None else f"{duration(round(remaining))} left"
+
+    def _done(self) -> int:
+        return next(int(task.completed) for task in self._bars.tasks if task.id == self._current)
+
+    def _move_total(self, count: int) -> None:
+        if self._all is not None:
+            self._bars.advance(self._all, count)
+
+    def _settle(self, size: int | None) -> None:
+        """A file that was skipped or failed counts as dealt with."""
+        if self._current is not None:
+            self._move_total((size or self._done()) - self._done())
+            self._bars.remove_task(self._current)
+
+
+class _Outlook(ProgressColumn):
+    max_refresh = 0.5
+
+    def __init__(self, display: Display) -> None:
+        super().__init__()
+        self._display = display
+
+    def render(self, task: Task) -> Text:
+        return Text(self._display.outlook(task.time_remaining), style="cyan")
+
+
+def wait_text(wait: Wait, left: float) -> str:
+    """Why nothing moves, calmly; ``left`` in seconds."""
+    if isinstance(wait.error, ConnectionFailed):
+        return f"connection lost, retrying in {left:.0f} s"
+    if isinstance(wait.error, ApiError) and wait.error.status == OUT_OF_SPACE:
+        return "server is out of space, waiting"
+    return f"server busy ({plain(wait.error.code)}), retrying in {left:.0f} s"

@@ -1,0 +1,287 @@
+"""``put`` and ``get``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from upwell.cli.exits import ExitCode, combined, exit_code_of
+from upwell.cli.run import connect, finish
+from upwell.cli.show import Display, Output, duration, error_record, plain, size
+from upwell.client import (
+    ApiError,
+    ClientError,
+    ConnectionFailed,
+    Interrupted,
+    LocalFileError,
+    SettingsError,
+    UnexpectedAnswer,
+    UploadOptions,
+    UploadStates,
+    download_file,
+    download_to,
+    load_settings,
+    upload_file,
+)
+from upwell.client.settings import state_folder
+from upwell.client.units import parse_duration, parse_expiry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from upwell.client import Client, CloudFile, Given
+
+UNAUTHORIZED = 401
+STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a transfer talks to the server and to the person."""
+
+    given: Given
+    patience: str
+    quiet: bool
+    json: bool
+
+    def output(self) -> Output:
+        """Where results go."""
+        return Output(json=self.json, quiet=self.quiet)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutRequest:
+    """What ``put`` was asked to do."""
+
+    paths: Sequence[Path]
+    recursive: bool = False
+    name: str | None = None
+    pool: str | None = None
+    bundle: str | None = None
+    expires: str | None = None
+    content_type: str | None = None
+    check_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A file to upload; ``name`` is its name on the server, ``size`` in bytes, 0 if unknown."""
+
+    path: Path
+    name: str | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One item of a command: what it is called, and how it is done."""
+
+    subject: str
+    work: Callable[[], Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished job: fields for a script, a line for a person."""
+
+    record: dict[str, Any]
+    line: str
+
+
+def put(request: PutRequest, manner: Manner) -> NoReturn:
+    """Upload files; leaves the program with an exit code."""
+    output = manner.output()
+    resume = "What was sent is kept: run the same command again to continue."
+    finish(output, lambda: _put(request, manner, output), interrupted=resume)
+
+
+def get(ids: Sequence[str], target: str, *, force: bool, manner: Manner) -> NoReturn:
+    """Download files; leaves the program with an exit code."""
+    output = manner.output()
+    resume = "" if target == STDOUT else "Run the same command again to continue."
+    finish(output, lambda: _get(ids, target, force, manner, output), interrupted=resume)
+
+
+def _put(request: PutRequest, manner: Manner, output: Output) -> ExitCode:
+    settings = load_settings(manner.given)
+    options = _options(request, settings.chunk_size)
+    patience = parse_duration(manner.patience).total_seconds()
+    items = list(_items(request, output))
+    if not items:
+        output.note("There is no file to upload.")
+    states = _states(output)
+    display = Display(output, files=len(items), total=sum(item.size for item in items))
+    with connect(settings, patience, display.wait) as client, display.live():
+
+        def job(item: Item) -> Job:
+            chosen = replace(options, name=item.name or options.name)
+            return Job(str(item.path), lambda: _upload(client, item, chosen, display, states))
+
+        return _run(output, "path", [job(item) for item in items])
+
+
+def _upload(
+    client: Client,
+    item: Item,
+    options: UploadOptions,
+    display: Display,
+    states: UploadStates | None,
+) -> Done:
+    started = monotonic()
+    with display.file(str(item.path), item.size):
+        uploaded = upload_file(client, item.path, options, watcher=display, states=states)
+    file = uploaded.file
+    status = "existing" if uploaded.existing else "uploaded"
+    done = "already there" if uploaded.existing else "uploaded"
+    line = f"{done} {plain(item.path)} ({_figures(file, monotonic() - started)}) {plain(file.id)}"
+    return Done({"status": status, "file": file.raw}, line)
+
+
+def _get(ids: Sequence[str], target: str, force: bool, manner: Manner, output: Output) -> ExitCode:
+    _check_target(ids, target, manner)
+    patience = parse_duration(manner.patience).total_seconds()
+    display = Display(output, files=len(ids), total=None)
+    settings = load_settings(manner.given)
+    with connect(settings, patience, display.wait) as client, display.live():
+
+        def work(file_id: str) -> Done:
+            with display.file(file_id, 0):
+                if target == STDOUT:
+                    return _stream(client, file_id, display)
+                return _download(client, file_id, Path(target), force=force, display=display)
+
+        return _run(output, "id", [Job(name, partial(work, name)) for name in ids])
+
+
+def _stream(client: Client, file_id: str, display: Display) -> Done:
+    if not download_to(client, file_id, sys.stdout.buffer, watcher=display):
+        display.note(f"{file_id}: the server told no digest; only the size is verified.")
+    sys.stdout.buffer.flush()
+    # Nothing but the content goes to stdout.
+    return Done({}, "")
+
+
+def _download(client: Client, file_id: str, target: Path, *, force: bool, display: Display) -> Done:
+    started = monotonic()
+    got = download_file(client, file_id, target, force=force, watcher=display)
+    if not got.verified:
+        display.note(f"{file_id}: the server told no digest; only the size is verified.")
+    record = {
+        "status": "downloaded",
+        "path": str(got.path),
+        "verified": got.verified,
+        "file": got.file.raw,
+    }
+    return Done(record, f"saved {plain(got.path)} ({_figures(got.file, monotonic() - started)})")
+
+
+def _run(output: Output, key: str, jobs: Sequence[Job]) -> ExitCode:
+    """Do the jobs one after the other; a failure that would meet all of them ends it."""
+    codes: list[ExitCode] = []
+    for number, job in enumerate(jobs):
+        try:
+            done = job.work()
+        except KeyboardInterrupt:
+            _fail_all(output, key, jobs[number:], Interrupted("Interrupted."))
+            raise
+        except ClientError as error:
+            output.failure(_failed(key, job, error), plain(job.subject), error)
+            codes.append(exit_code_of(error))
+            if _concerns_all(error):
+                _fail_all(output, key, jobs[number + 1 :], error)
+                return codes[-1]
+        else:
+            if done.line:
+                output.result({key: job.subject} | done.record, done.line)
+            codes.append(ExitCode.DONE)
+    return combined(codes)
+
+
+def _fail_all(output: Output, key: str, jobs: Sequence[Job], error: ClientError) -> None:
+    """A script still gets one line for every item; a person was told once."""
+    if output.json:
+        for job in jobs:
+            output.result(_failed(key, job, error), "")
+
+
+def _failed(key: str, job: Job, error: ClientError) -> dict[str, Any]:
+    return {key: job.subject, "status": "failed", "error": error_record(error)}
+
+
+def _concerns_all(error: ClientError) -> bool:
+    if isinstance(error, ApiError):
+        return error.status == UNAUTHORIZED
+    return isinstance(error, (ConnectionFailed, UnexpectedAnswer))
+
+
+def _options(request: PutRequest, chunk_size: int | None) -> UploadOptions:
+    if request.name is not None and (len(request.paths) > 1 or request.recursive):
+        raise SettingsError("--name is for one file only.")
+    return UploadOptions(
+        name=request.name,
+        content_type=request.content_type,
+        pool_id=request.pool,
+        bundle_id=request.bundle,
+        expires_at=parse_expiry(request.expires, datetime.now(UTC)) if request.expires else None,
+        chunk_size=chunk_size,
+        check_first=request.check_first,
+    )
+
+
+def _items(request: PutRequest, output: Output) -> Iterator[Item]:
+    for path in request.paths:
+        if not path.is_dir():
+            yield Item(path, None, _size(path))
+        elif request.recursive:
+            yield from _items_in(path, output)
+        else:
+            raise SettingsError(f"{plain(path)} is a folder; -r/--recursive uploads what is in it.")
+
+
+def _items_in(folder: Path, output: Output) -> Iterator[Item]:
+    """The files under ``folder``, in order; links to folders are not followed."""
+
+    def unreadable(error: OSError) -> None:
+        raise LocalFileError.of(Path(str(error.filename)), error) from error
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        folders.sort()
+        for path in (Path(parent) / name for name in sorted(names)):
+            if path.exists() and not path.is_file():
+                output.note(f"{path} is skipped: it is not a regular file.")
+            else:
+                yield Item(path, path.relative_to(folder).as_posix(), _size(path))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # told when its turn comes
+        return 0
+
+
+def _states(output: Output) -> UploadStates | None:
+    folder = state_folder(os.environ)
+    try:
+        return UploadStates(folder)
+    except OSError as error:
+        output.note(f"An interrupted upload cannot be continued later: {folder}: {error.strerror}")
+        return None
+
+
+def _check_target(ids: Sequence[str], target: str, manner: Manner) -> None:
+    if target == STDOUT and manner.json:
+        raise SettingsError("--json and -o - both want standard output; choose one.")
+    if len(ids) > 1 and target != STDOUT and not Path(target).is_dir():
+        raise SettingsError(f"{plain(target)} is not a folder: several files need one.")
+
+
+def _figures(file: CloudFile, seconds: float) -> str:
+    speed = f", {size(int(file.size / seconds))}/s" if seconds > 1 else ""
+    return f"{size(file.size)} in {duration(seconds)}{speed}"

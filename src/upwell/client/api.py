@@ -1,0 +1,381 @@
+"""The calls of an Upwell server's API, typed; every one is retried by one policy."""
+
+from __future__ import annotations
+
+import re
+import ssl
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx2
+
+from upwell.client.errors import (
+    ApiError,
+    CertificateRejected,
+    ClientError,
+    ConnectionFailed,
+    IdentifierInvalid,
+    Interrupted,
+    Refusal,
+    UnexpectedAnswer,
+)
+from upwell.client.model import CloudFile, Page, UploadTask
+from upwell.client.retry import Retry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+    from upwell.client.settings import Settings
+
+T = TypeVar("T")
+
+# The body of a chunk leaves in slices: progress is smooth and a stop is noticed on a slow line.
+SLICE = 256 * 1024
+TIMEOUT = httpx2.Timeout(60.0, connect=10.0, pool=None)
+# The server may still be hashing the end of a large file.
+COMPLETE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0, pool=None)
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
+NOT_FOUND = 404
+PARTIAL_CONTENT = 206
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """What a create asks for.
+
+    ``size`` and ``chunk_size`` are in bytes; ``hash`` is the SHA-256 in hex, ``None`` when the
+    file is to be read only once; ``expires_at`` carries its time zone.
+    """
+
+    name: str
+    size: int
+    hash: str | None = None
+    content_type: str | None = None
+    pool_id: str | None = None
+    bundle_id: str | None = None
+    expires_at: datetime | None = None
+    chunk_size: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The request's body; absent keys are left out."""
+        fields = {
+            "hash": self.hash,
+            "file_name": self.name,
+            "file_size": self.size,
+            "content_type": self.content_type,
+            "pool_id": self.pool_id,
+            "bundle_id": self.bundle_id,
+            "expired_at": self.expires_at and self.expires_at.astimezone(UTC).isoformat(),
+            "chunk_size": self.chunk_size,
+        }
+        return {key: value for key, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes on their way: from ``start`` on, of a file with this ``etag``.
+
+    ``start`` is 0 when the server sends the whole file instead of the range that was asked for.
+    """
+
+    start: int
+    etag: str | None
+    chunks: Iterator[bytes]
+
+
+class Client:
+    """A connection to one Upwell server. A context manager; safe to use from several threads.
+
+    Every method raises :class:`ApiError` when the server refuses, :class:`ConnectionFailed` when
+    it cannot be reached for longer than ``retry`` has patience, :class:`UnexpectedAnswer` when
+    what answers is not Upwell.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        token: str | None = None,
+        *,
+        connections: int = 4,
+        retry: Retry | None = None,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        self.server = server.rstrip("/")
+        self.connections = connections
+        self.retry = retry or Retry()
+        headers = {"User-Agent": f"upwell/{version('upwell')}", "Accept": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = httpx2.Client(
+            headers=headers,
+            timeout=TIMEOUT,
+            limits=httpx2.Limits(max_connections=connections + 1, keepalive_expiry=30.0),
+            transport=transport,
+        )
+
+    @classmethod
+    def of(cls, settings: Settings, retry: Retry | None = None) -> Self:
+        """A client with these settings."""
+        return cls(settings.server, settings.token, connections=settings.connections, retry=retry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def create_upload(self, new: NewFile) -> CloudFile | UploadTask:
+        """Start an upload; a :class:`CloudFile` when the account already holds the content."""
+        answer = self._call("POST", "/upload/create", json=new.as_json())
+        if answer.get("file_exists") is True:
+            return CloudFile.of(answer.get("file"))
+        return UploadTask.created(answer, new.name, new.size)
+
+    def put_chunk(
+        self,
+        task_id: str,
+        index: int,
+        data: memoryview,
+        *,
+        sent: Callable[[int], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        """Send one chunk; once this returns it survives a crash of the server.
+
+        ``sent`` is told how many bytes left, and a negative number when they must leave again.
+        """
+        sent = sent or (lambda _: None)
+        stop = stop or threading.Event()
+        path = f"/upload/chunk/{_segment(task_id)}/{index}"
+        self.retry.call(lambda: self._attempt_chunk(path, data, sent, stop), stop)
+
+    def complete(self, task_id: str) -> CloudFile:
+        """Finish an upload; asking again gives the same file."""
+        path = f"/upload/complete/{_segment(task_id)}"
+        return CloudFile.of(self._call("POST", path, timeout=COMPLETE_TIMEOUT))
+
+    def resume(self, task_id: str) -> UploadTask:
+        """What the server has of an upload and what is missing."""
+        return UploadTask.of(self._call("GET", f"/upload/resume/{_segment(task_id)}"))
+
+    def cancel(self, task_id: str) -> None:
+        """Give an upload up; the server frees its bytes."""
+        self._delete(f"/upload/{_segment(task_id)}")
+
+    def tasks(
+        self, *, status: str | None = None, offset: int = 0, take: int = 50
+    ) -> Page[UploadTask]:
+        """The caller's uploads, newest first; ``status`` is for example ``in_progress``."""
+        return self._page("/upload/tasks", UploadTask.of, status=status, offset=offset, take=take)
+
+    def files(self, *, offset: int = 0, take: int = 50) -> Page[CloudFile]:
+        """The caller's files, newest first."""
+        return self._page("/me", CloudFile.of, offset=offset, take=take)
+
+    def info(self, file_id: str) -> CloudFile:
+        """What the server knows about a file."""
+        return CloudFile.of(self._call("GET", f"/{_segment(file_id)}/info"))
+
+    def delete(self, file_id: str) -> None:
+        """Delete a file."""
+        self._delete(f"/{_segment(file_id)}")
+
+    @contextmanager
+    def download(
+        self, file_id: str, *, start: int = 0, etag: str | None = None
+    ) -> Iterator[Download]:
+        """Receive a file's bytes from ``start`` on, once: the caller retries from where it is.
+
+        With ``etag``, the server sends the whole file when it is no longer that one.
+        """
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+            headers |= {"If-Range": etag} if etag else {}
+        request = self._http.build_request("GET", self._url(f"/{_segment(file_id)}"))
+        request.headers.update(headers)
+        with _told(self.server):
+            response = self._http.send(request, stream=True)
+        try:
+            self._check(response)
+            partial = response.status_code == PARTIAL_CONTENT
+            begin = _range_start(response) if partial else 0
+            yield Download(begin, response.headers.get("ETag"), self._body(response))
+        finally:
+            response.close()
+
+    def _body(self, response: httpx2.Response) -> Iterator[bytes]:
+        with _told(self.server):
+            yield from response.iter_raw()
+
+    def _delete(self, path: str) -> None:
+        tries: list[None] = []
+
+        def attempt() -> None:
+            tries.append(None)
+            try:
+                self._send("DELETE", path)
+            except ApiError as error:
+                # The answer to an earlier try was lost: what it did cannot be found any more.
+                if error.status != NOT_FOUND or len(tries) == 1:
+                    raise
+
+        self.retry.call(attempt)
+
+    def _page(self, path: str, read: Callable[[object], T], **query: str | int | None) -> Page[T]:
+        params = {key: value for key, value in query.items() if value is not None}
+        response = self.retry.call(lambda: self._send("GET", path, params=params))
+        items = _json(response)
+        if not isinstance(items, list):
+            raise UnexpectedAnswer("The server's answer is not a list.")
+        total = response.headers.get("X-Total", "")
+        return Page([read(item) for item in items], int(total) if total.isdecimal() else len(items))
+
+    def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401 RUF100
+        answer = _json(self.retry.call(lambda: self._send(method, path, **options)))
+        if not isinstance(answer, dict):
+            raise UnexpectedAnswer("The server's answer is not an object.")
+        return answer
+
+    def _attempt_chunk(
+        self, path: str, data: memoryview, sent: Callable[[int], None], stop: threading.Event
+    ) -> None:
+        gone = 0
+
+        def body() -> Iterator[bytes]:
+            nonlocal gone
+            for start in range(0, len(data), SLICE):
+                if stop.is_set():
+                    raise Interrupted("Stopped.")
+                piece = data[start : start + SLICE]
+                # The types ask for bytes; the transport joins any buffer, and a copy costs.
+                yield piece  # type: ignore[misc]
+                gone += len(piece)
+                sent(len(piece))
+
+        headers = {"Content-Length": str(len(data)), "Content-Type": "application/octet-stream"}
+        try:
+            self._send("PUT", path, content=body(), headers=headers)
+        except ClientError:
+            sent(-gone)
+            raise
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:  # noqa: ANN401 RUF100
+        with _told(self.server):
+            response = self._http.request(method, self._url(path), **options)
+        self._check(response)
+        return response
+
+    def _url(self, path: str) -> str:
+        return f"{self.server}/api/files{path}"
+
+    def _check(self, response: httpx2.Response) -> None:
+        if response.is_error:
+            with _told(self.server):
+                response.read()
+            raise ApiError(_refusal(response))
+        if not response.is_success:
+            target = response.headers.get("Location", "elsewhere")
+            raise UnexpectedAnswer(f"{self.server} redirects to {target}: use that as the server.")
+
+
+@contextmanager
+def _told(server: str) -> Iterator[None]:
+    """Turn the transport's failures into the client's."""
+    try:
+        yield
+    except httpx2.TransportError as error:
+        reason = _reason(error)
+        if _is_certificate_problem(error):
+            raise CertificateRejected(f"{server} is not trusted: {reason}") from error
+        raise ConnectionFailed(f"No answer from {server}: {reason}") from error
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise UnexpectedAnswer(f"{server}: {error}") from error
+
+
+def _reason(error: httpx2.TransportError) -> str:
+    if isinstance(error, httpx2.TimeoutException):
+        return "timed out."
+    return f"{str(error).rstrip('.') or type(error).__name__}."
+
+
+def _is_certificate_problem(error: BaseException) -> bool:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _json(response: httpx2.Response) -> object:
+    try:
+        answer: object = response.json()
+    except ValueError as error:
+        raise UnexpectedAnswer(
+            f"{response.url} did not answer as an Upwell server: is the address right?"
+        ) from error
+    return answer
+
+
+def _refusal(response: httpx2.Response) -> Refusal:
+    """Read the server's error; one by a proxy in between is told by its status."""
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    fields = answer if isinstance(answer, dict) else {}
+    status = response.status_code
+    meta, errors = fields.get("meta"), fields.get("errors")
+    return Refusal(
+        code=str(fields.get("code") or f"HTTP_{status}"),
+        message=str(fields.get("message") or f"The server answered {status}."),
+        status=status,
+        meta=meta if isinstance(meta, dict) else {},
+        errors=errors if isinstance(errors, dict) else {},
+        trace_id=fields.get("trace_id"),
+        retry_after=parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC)),
+    )
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Seconds from ``now`` that a ``Retry-After`` header asks for; ``None`` when it is none."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value).astimezone(UTC) - now).total_seconds())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _range_start(response: httpx2.Response) -> int:
+    unit, _, rest = response.headers.get("Content-Range", "").partition(" ")
+    start = rest.partition("-")[0]
+    if unit != "bytes" or not start.isdecimal():
+        raise UnexpectedAnswer("The server's partial answer does not say which part it is.")
+    return int(start)
+
+
+def _segment(identifier: str) -> str:
+    """An identifier as one segment of a path; anything else could reach another resource."""
+    if _IDENTIFIER.fullmatch(identifier) is None:
+        raise IdentifierInvalid(f"{identifier!r} is not an identifier that a server gives.")
+    return identifier

@@ -1,0 +1,319 @@
+"""Receiving a file: resumed where it stopped, verified before it gets its name."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import unicodedata
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from upwell.client.errors import (
+    ApiError,
+    ConnectionFailed,
+    ContentMismatch,
+    LocalFileError,
+    TargetExists,
+)
+from upwell.client.model import Digest
+from upwell.client.progress import Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+    from upwell.client.api import Client
+    from upwell.client.model import CloudFile
+
+MAX_NAME = 255
+PART = ".part"
+HASH_PIECE = 1024 * 1024
+# A connection that breaks after at least this much is progress: it is tried again at once.
+WORTHWHILE = 256 * 1024
+RANGE_NOT_SATISFIABLE = 416
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded:
+    """Where the file is now; ``verified`` is false when the server told no digest of it."""
+
+    file: CloudFile
+    path: Path
+    verified: bool
+
+
+def download_file(
+    client: Client,
+    file_id: str,
+    target: Path,
+    *,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> Downloaded:
+    """Download a file to ``target``, or into it under the server's name when it is a folder.
+
+    The bytes collect in ``NAME.part``, which a later call continues; the file gets its name once
+    its size and digest are right. ``force`` allows replacing a file.
+
+    Raises:
+        TargetExists: the target is there and ``force`` is not given.
+        LocalFileError: something cannot be written here.
+        ContentMismatch: what arrived is not the file.
+        ClientError: see :class:`Client`.
+    """
+    file = client.info(file_id)
+    path = target / plain_name(file.name, file.id) if target.is_dir() else target
+    if not force:
+        _require_absent(path)
+    part = path.with_name(_cut(path.name, MAX_NAME - len(PART)) + PART)
+    with _local(path), _Part.open(part) as sink:
+        verified = _receive_verified(client, file, sink, watcher or Watcher())
+        sink.sync()
+        _publish(part, path, force=force)
+    return Downloaded(file, path, verified)
+
+
+def download_to(
+    client: Client, file_id: str, stream: BinaryIO, *, watcher: Watcher | None = None
+) -> bool:
+    """Write a file's content to ``stream``; whether its digest could be verified.
+
+    What was written before an error stays written: only a normal return vouches for it.
+    """
+    file = client.info(file_id)
+    receiver = _Receiver(client, file, _Stream(stream), watcher or Watcher())
+    receiver.run()
+    return receiver.verify()
+
+
+def plain_name(name: str, fallback: str) -> str:
+    """A name that is safe as a file's name in a folder of one's own.
+
+    Without folders, control and formatting characters, leading dots and blanks; at most 255
+    bytes of UTF-8, cut before its extension. ``fallback`` when nothing remains.
+    """
+    for candidate in (name, fallback):
+        last = candidate.replace("\\", "/").rpartition("/")[2]
+        visible = "".join(letter for letter in last if _is_visible(letter))
+        if plain := _cut(visible.lstrip(". \u3000").rstrip(), MAX_NAME):
+            return plain
+    return "download"
+
+
+def _is_visible(letter: str) -> bool:
+    category = unicodedata.category(letter)
+    return category[0] != "C" and category not in {"Zl", "Zp"}
+
+
+def _cut(name: str, limit: int) -> str:
+    """``name`` in at most ``limit`` bytes of UTF-8, its extension kept when it is a short one."""
+    if len(name.encode()) <= limit:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    suffix = dot + extension
+    if not stem or len(suffix.encode()) > 32:
+        stem, suffix = name, ""
+    room = limit - len(suffix.encode())
+    return stem.encode()[:room].decode("utf-8", "ignore") + suffix
+
+
+class _Stream:
+    """A sink that cannot go back: a pipe."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes) -> None:
+        self._stream.write(data)
+
+    def restart(self) -> None:
+        raise ContentMismatch("The file changed on the server while it was being received.")
+
+
+class _Part:
+    """The file that collects the bytes; locked, so that two downloads never mix in it."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self._number = number
+        self.size = os.fstat(number).st_size
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[_Part]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        number = os.open(path, flags, 0o666)
+        try:
+            if not _is_locked(number, path):
+                raise LocalFileError(f"Another download is writing {path}.")
+            yield cls(path, number)
+        finally:
+            os.close(number)
+
+    def pieces(self) -> Iterator[bytes]:
+        """What an earlier run received; the next write goes behind it."""
+        os.lseek(self._number, 0, os.SEEK_SET)
+        while piece := os.read(self._number, HASH_PIECE):
+            yield piece
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._number, view) :]
+
+    def restart(self) -> None:
+        os.ftruncate(self._number, 0)
+        os.lseek(self._number, 0, os.SEEK_SET)
+        self.size = 0
+
+    def sync(self) -> None:
+        os.fsync(self._number)
+
+
+def _is_locked(number: int, path: Path) -> bool:
+    """Lock the file; false when another holds it, or has just published it."""
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(number), path.lstat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+
+
+class _Receiver:
+    """Receives one file's bytes into a sink, over as many connections as it takes."""
+
+    def __init__(
+        self, client: Client, file: CloudFile, sink: _Stream | _Part, watcher: Watcher
+    ) -> None:
+        self._client = client
+        self._file = file
+        self._sink = sink
+        self._watcher = watcher
+        self._expected = Digest.parse(file.hash)
+        self._etag: str | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._position = 0
+        self._digest = hashlib.new(self._expected.algorithm if self._expected else "sha256")
+
+    def take_over(self, part: _Part) -> None:
+        """Count what an earlier run received."""
+        for piece in part.pieces():
+            self._digest.update(piece)
+            self._position += len(piece)
+
+    def run(self) -> None:
+        """Receive everything that is missing."""
+        self._watcher.begin(self._file.size, self._position)
+        while self._position < self._file.size:
+            self._client.retry.call(self._attempt)
+
+    def verify(self) -> bool:
+        """Whether there was a digest to compare; :class:`ContentMismatch` when it differs."""
+        if self._expected and self._digest.hexdigest() != self._expected.value:
+            raise ContentMismatch(f"What arrived is not {self._file.id}: its digest differs.")
+        return self._expected is not None
+
+    def _attempt(self) -> None:
+        start = self._position
+        try:
+            self._receive()
+        except ConnectionFailed:
+            if self._position - start < WORTHWHILE:
+                raise
+
+    def _receive(self) -> None:
+        with self._client.download(
+            self._file.id, start=self._position, etag=self._etag
+        ) as download:
+            if download.start != self._position:
+                self._restart()
+            if download.start != self._position:
+                raise ContentMismatch("The server sends another part than was asked for.")
+            self._etag = download.etag
+            for data in download.chunks:
+                self._take(data)
+        if self._position < self._file.size:
+            raise ConnectionFailed("The download ended before the file did.")
+
+    def _take(self, data: bytes) -> None:
+        if self._position + len(data) > self._file.size:
+            raise ContentMismatch(f"What arrives is longer than {self._file.id}.")
+        self._sink.write(data)
+        self._digest.update(data)
+        self._position += len(data)
+        self._watcher.advance(len(data))
+
+    def _restart(self) -> None:
+        self._watcher.advance(-self._position)
+        self._sink.restart()
+        self._begin()
+
+
+def _receive_verified(client: Client, file: CloudFile, part: _Part, watcher: Watcher) -> bool:
+    """Receive into ``part``; what an earlier run left in it is tried first, then dropped."""
+    if 0 < part.size <= file.size:
+        watcher.note(f"Continuing {part.path.name}.")
+        try:
+            return _receive(client, file, part, watcher)
+        except ContentMismatch:
+            watcher.note("What an earlier download left does not fit; starting again.")
+        except ApiError as error:
+            if error.status != RANGE_NOT_SATISFIABLE:
+                raise
+    part.restart()
+    try:
+        return _receive(client, file, part, watcher)
+    except ContentMismatch:
+        part.path.unlink(missing_ok=True)
+        raise
+
+
+def _receive(client: Client, file: CloudFile, part: _Part, watcher: Watcher) -> bool:
+    receiver = _Receiver(client, file, part, watcher)
+    receiver.take_over(part)
+    receiver.run()
+    return receiver.verify()
+
+
+def _require_absent(path: Path) -> None:
+    if path.is_symlink() or path.exists():
+        raise TargetExists(f"{path} is already there; --force replaces it.")
+
+
+def _publish(part: Path, path: Path, *, force: bool) -> None:
+    if force:
+        part.replace(path)
+    else:
+        try:
+            # Unlike a rename, a link never replaces what appeared there meanwhile.
+            os.link(part, path)
+        except FileExistsError:
+            _require_absent(path)
+            raise
+        except OSError:  # a file system without hard links
+            _require_absent(path)
+            part.rename(path)
+        else:
+            part.unlink()
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _local(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileError.of(path, error) from error

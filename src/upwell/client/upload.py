@@ -1,0 +1,355 @@
+"""Sending a file: read once, hashed on the way, resumed where an earlier run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import os
+import stat
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from upwell.client.api import NewFile
+from upwell.client.errors import (
+    ApiError,
+    ClientError,
+    ContentMismatch,
+    FileChanged,
+    LocalFileError,
+)
+from upwell.client.model import CloudFile, Digest, UploadTask
+from upwell.client.progress import Watcher
+from upwell.client.senders import Senders
+from upwell.client.state import Claim, Fingerprint, UploadKey
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from typing import Self
+
+    from upwell.client.api import Client
+    from upwell.client.state import UploadStates
+
+DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
+# What is small enough is held in memory while it is hashed and sent, unless chunks are huge.
+MAX_HELD = 16 * 1024 * 1024
+HASH_PIECE = 1024 * 1024
+COMPLETE_ROUNDS = 4
+OPEN_STATUSES = frozenset({"in_progress", "completed"})
+NOT_FOUND = 404
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadOptions:
+    """How a file is to be stored, and how it gets there.
+
+    ``name`` and ``content_type`` are taken from the path when absent; ``expires_at`` carries its
+    time zone; ``chunk_size`` is in bytes, the server has the last word. ``check_first`` reads the
+    file twice so that content which the account already holds is not sent.
+    """
+
+    name: str | None = None
+    content_type: str | None = None
+    pool_id: str | None = None
+    bundle_id: str | None = None
+    expires_at: datetime | None = None
+    chunk_size: int | None = None
+    check_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """The file on the server; ``existing`` when its content was there already."""
+
+    file: CloudFile
+    existing: bool
+
+
+def upload_file(
+    client: Client,
+    path: str | os.PathLike[str],
+    options: UploadOptions | None = None,
+    *,
+    watcher: Watcher | None = None,
+    states: UploadStates | None = None,
+) -> Uploaded:
+    """Upload the file at ``path`` and verify what the server stored.
+
+    With ``states``, an upload that was interrupted goes on where it stopped. Returns once the
+    server holds the whole file.
+
+    Raises:
+        LocalFileError: the file cannot be read, is not a regular file, or changed meanwhile.
+        ContentMismatch: the server stored something else.
+        ClientError: see :class:`Client`.
+    """
+    options = options or UploadOptions()
+    watcher = watcher or Watcher()
+    with Source.open(Path(path)) as source:
+        name = _text(options.name or source.path.name)
+        absolute = str(source.path.absolute())
+        key = UploadKey(client.server, absolute, name, options.pool_id, options.bundle_id)
+        held = nullcontext(Claim(key, None))
+        busy = "Another run is sending this file; waiting for it."
+        with states.claim(key, lambda: watcher.note(busy)) if states else held as claim:
+            return _Upload(client, source, name, options, watcher, claim).run()
+
+
+class Source:
+    """A regular file that is being read; knows when it was changed meanwhile."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self._number = number
+        self._held: bytearray | None = None
+        self.fingerprint = Fingerprint.of(os.fstat(number))
+        self.size = self.fingerprint.size
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[Self]:
+        """Open ``path``; :class:`LocalFileError` when it is not a readable regular file."""
+        with _local(path):
+            # Asked before opening: opening a named pipe would wait for its writer.
+            _require_regular(path, path.stat().st_mode)
+            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _require_regular(path, os.fstat(number).st_mode)
+            yield cls(path, number)
+        finally:
+            os.close(number)
+
+    def hold(self) -> None:
+        """Read the whole file into memory: from now on it cannot change."""
+        content = bytearray(self.size)
+        self.read_into(memoryview(content), 0)
+        self.require_unchanged()
+        self._held = content
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill ``view`` from ``offset`` on; :class:`FileChanged` when the file is shorter."""
+        if self._held is not None:
+            view[:] = self._held[offset : offset + len(view)]
+            return
+        done = 0
+        while done < len(view):
+            with _local(self.path):
+                count = os.preadv(self._number, [view[done:]], offset + done)
+            if count == 0:
+                raise self._changed()
+            done += count
+
+    def sha256(self) -> str:
+        """The digest of the whole content, in hex."""
+        digest = hashlib.sha256()
+        buffer = bytearray(min(HASH_PIECE, self.size))
+        for offset in range(0, self.size, HASH_PIECE):
+            view = memoryview(buffer)[: self.size - offset]
+            self.read_into(view, offset)
+            digest.update(view)
+        return digest.hexdigest()
+
+    def require_unchanged(self) -> None:
+        """Raise :class:`FileChanged` when the file was modified since it was opened."""
+        if self._held is None and Fingerprint.of(os.fstat(self._number)) != self.fingerprint:
+            raise self._changed()
+
+    def _changed(self) -> FileChanged:
+        return FileChanged(f"{self.path} changed while it was being sent; upload it again.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    """One run for one file."""
+
+    _client: Client
+    _source: Source
+    _name: str
+    _options: UploadOptions
+    _watcher: Watcher
+    _claim: Claim
+
+    def run(self) -> Uploaded:
+        task = self._recalled() or self._created()
+        if isinstance(task, CloudFile):
+            return Uploaded(task, existing=True)
+        try:
+            digest = self._send_all(task)
+            file = self._completed(task)
+        except FileChanged:
+            self._abandon(task)
+            raise
+        self._verify(file, digest)
+        self._claim.forget()
+        return Uploaded(file, existing=False)
+
+    def _recalled(self) -> UploadTask | None:
+        """The task of an earlier run, when it still is for this very file."""
+        remembered = self._claim.recall()
+        if remembered is None:
+            return None
+        if remembered.fingerprint != self._source.fingerprint:
+            self._watcher.note("The file changed since its upload was interrupted; starting again.")
+            self._cancel(remembered.task_id)
+            self._claim.forget()
+            return None
+        task = self._asked(remembered.task_id)
+        if task is None:
+            self._watcher.note("The server no longer has the interrupted upload; starting again.")
+            self._claim.forget()
+        return task
+
+    def _asked(self, task_id: str) -> UploadTask | None:
+        try:
+            task = self._client.resume(task_id)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return None
+        fits = task.file_size == self._source.size and task.status in OPEN_STATUSES
+        return task if fits else None
+
+    def _created(self) -> UploadTask | CloudFile:
+        created = self._client.create_upload(self._new_file(self._hash_beforehand()))
+        if isinstance(created, UploadTask):
+            self._claim.remember(created.id, self._source.fingerprint)
+        return created
+
+    def _hash_beforehand(self) -> str | None:
+        if self._source.size <= min(self._options.chunk_size or DEFAULT_CHUNK_SIZE, MAX_HELD):
+            self._source.hold()
+        # After another run sent the same file, it is likely to be there already.
+        elif not (self._options.check_first or self._claim.waited):
+            return None
+        return self._source.sha256()
+
+    def _new_file(self, digest: str | None) -> NewFile:
+        options = self._options
+        return NewFile(
+            name=self._name,
+            size=self._source.size,
+            hash=digest,
+            content_type=options.content_type or mimetypes.guess_type(self._name)[0],
+            pool_id=options.pool_id,
+            bundle_id=options.bundle_id,
+            expires_at=options.expires_at,
+            chunk_size=options.chunk_size,
+        )
+
+    def _send_all(self, task: UploadTask) -> str:
+        """Read the file once from start to end, send what is missing; its SHA-256 in hex."""
+        missing = frozenset(task.missing)
+        self._watcher.begin(task.file_size, task.file_size - sum(map(task.length, missing)))
+        digest = hashlib.sha256()
+        with self._senders(task, len(missing)) as senders:
+            for index in range(task.chunks_count):
+                buffer = senders.borrow()
+                view = self._read(task, index, buffer)
+                digest.update(view)
+                if index in missing:
+                    senders.submit(index, buffer, len(view))
+                else:
+                    senders.give_back(buffer)
+            senders.finish()
+        self._source.require_unchanged()
+        return digest.hexdigest()
+
+    def _send_some(self, task: UploadTask, indices: Iterable[int]) -> None:
+        task = task.with_missing(tuple(indices))
+        with self._senders(task, len(task.missing)) as senders:
+            for index in task.missing:
+                buffer = senders.borrow()
+                senders.submit(index, buffer, len(self._read(task, index, buffer)))
+            senders.finish()
+        self._source.require_unchanged()
+
+    def _read(self, task: UploadTask, index: int, buffer: bytearray) -> memoryview:
+        view = memoryview(buffer)[: task.length(index)]
+        self._source.read_into(view, task.offset(index))
+        return view
+
+    def _senders(self, task: UploadTask, chunks: int) -> Senders:
+        def send(index: int, data: memoryview, stop: threading.Event) -> None:
+            sent = self._watcher.advance
+            self._client.put_chunk(task.id, index, data, sent=sent, stop=stop)
+
+        return Senders(
+            send,
+            threads=min(self._client.connections, chunks),
+            size=min(task.chunk_size, task.file_size),
+        )
+
+    def _completed(self, task: UploadTask) -> CloudFile:
+        """Complete; send again what the server lacks, and once everything when it differs."""
+        resent = False
+        for _ in range(COMPLETE_ROUNDS):
+            try:
+                return self._client.complete(task.id)
+            except ApiError as error:
+                if error.code == "CHUNKS_MISSING":
+                    self._send_some(task, self._named_missing(task, error))
+                elif error.code != "HASH_MISMATCH":
+                    raise
+                elif resent:
+                    break
+                else:
+                    self._resend(task)
+                    resent = True
+        self._abandon(task)
+        raise ContentMismatch("What the server receives keeps differing from the file; gave up.")
+
+    def _named_missing(self, task: UploadTask, error: ApiError) -> tuple[int, ...]:
+        named = error.meta.get("missing_chunks")
+        if isinstance(named, list) and named:
+            return task.with_missing(named).missing
+        return self._client.resume(task.id).missing
+
+    def _resend(self, task: UploadTask) -> None:
+        self._watcher.note("The server's copy differs; sending everything once more.")
+        self._watcher.begin(task.file_size, 0)
+        self._send_some(task, range(task.chunks_count))
+
+    def _verify(self, file: CloudFile, digest: str) -> None:
+        stored = Digest.parse(file.hash)
+        if stored == Digest("sha256", digest) and file.size == self._source.size:
+            return
+        self._claim.forget()
+        if stored is None or stored.algorithm != "sha256":
+            raise ContentMismatch(f"The server gave no SHA-256 of {file.id}: it is not verified.")
+        # Known to be wrong: left there, it would pass for the file.
+        with suppress(ClientError):
+            self._client.delete(file.id)
+        raise ContentMismatch(
+            "The server stored something else than was sent; that was deleted. Upload it again."
+        )
+
+    def _abandon(self, task: UploadTask) -> None:
+        self._claim.forget()
+        self._cancel(task.id)
+
+    def _cancel(self, task_id: str) -> None:
+        with suppress(ClientError):
+            self._client.cancel(task_id)
+
+
+@contextmanager
+def _local(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LocalFileError.of(path, error) from error
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise LocalFileError(f"{path} is a folder.")
+    if not stat.S_ISREG(mode):
+        raise LocalFileError(f"{path} is not a regular file.")
+
+
+def _text(name: str) -> str:
+    """A name as the server can take it: bytes that are not UTF-8 become question marks."""
+    return name.encode("utf-8", "replace").decode("utf-8")

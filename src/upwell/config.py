@@ -1,0 +1,116 @@
+"""Settings of the server, read once and passed down.
+
+A flag wins over the environment (``UPWELL_DATA`` …), the environment over the TOML file
+(``--config``, ``UPWELL_CONFIG``, or ``upwell.toml`` in the data folder), the file over the
+defaults below.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+
+from upwell.model import DEFAULT_POOL_ID, Policy, Pool
+
+_ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url")
+
+
+class SettingsError(Exception):
+    """The settings cannot be used; the message names the key and what is wrong."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PoolSettings(_Table):
+    """One ``[[pools]]`` table: where bytes live, and under which policy."""
+
+    id: UUID
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    path: Path
+    max_file_size: ByteSize | None = None
+    accept_types: tuple[str, ...] = ()
+
+    def pool(self) -> Pool:
+        policy = Policy(
+            max_file_size=self.max_file_size,
+            accept_types=tuple(pattern.lower() for pattern in self.accept_types),
+        )
+        return Pool(str(self.id), self.name, policy)
+
+
+class Settings(_Table):
+    """Everything an operator can set. Sizes take units (``5MiB``), times are seconds."""
+
+    data: Path = Path("data")
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8420
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    public_url: str | None = None
+    log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
+    task_idle: timedelta = timedelta(days=7)
+    direct_max_size: ByteSize = ByteSize(16 << 20)
+    min_free_space: ByteSize = ByteSize(32 << 20)
+    sweep_interval: timedelta = timedelta(minutes=1)
+    max_file_size: ByteSize | None = None
+    pools: tuple[PoolSettings, ...] = ()
+
+    def all_pools(self) -> list[PoolSettings]:
+        """The default local pool, and those of the file."""
+        default = PoolSettings(
+            id=UUID(DEFAULT_POOL_ID),
+            name="default",
+            path=self.data / "pools" / "default",
+            max_file_size=self.max_file_size,
+        )
+        return [default, *self.pools]
+
+
+def load(flags: dict[str, Any], environ: dict[str, str] | None = None) -> Settings:
+    """Settings from flags (``None`` is not given), environment and file.
+
+    Raises SettingsError.
+    """
+    environ = dict(os.environ) if environ is None else environ
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = given.pop("config", None) or environ.get("UPWELL_CONFIG")
+    named = {
+        key: environ[f"UPWELL_{key.upper()}"]
+        for key in _ENVIRONMENT
+        if f"UPWELL_{key.upper()}" in environ
+    }
+    above = named | given
+    path = Path(config) if config else Path(above.get("data", "data")) / "upwell.toml"
+    values = _from_file(path, required=config is not None) | above
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        message = f"setting {key}: {first['msg']}"
+        raise SettingsError(message) from None
+
+
+def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
+    """The ``[server]`` table and the ``[[pools]]`` of a TOML file."""
+    try:
+        tables = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        if required:
+            message = f"there is no settings file {path}"
+            raise SettingsError(message) from None
+        return {}
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        message = f"cannot read {path}: {error}"
+        raise SettingsError(message) from None
+    values = dict(tables.get("server", {}))
+    if "pools" in tables:
+        values["pools"] = tables["pools"]
+    return values

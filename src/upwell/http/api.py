@@ -1,0 +1,156 @@
+"""The application: routes behind the guard, every failure in one shape, an honest OpenAPI."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from upwell import __version__
+from upwell import errors as e
+from upwell.http import file_routes, pages, upload_routes
+from upwell.http.errors import ErrorBody, error_response
+from upwell.http.guard import PROTECTED, Guard, in_thread, trace_id_of
+from upwell.http.schemas import Health
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from fastapi.routing import APIRoute
+    from starlette.responses import Response
+
+    from upwell.core.verbs import Verbs
+
+_ABOUT = """Files of any size over bad networks: create a task, send its chunks in any order
+and as often as it takes, complete it. Every path under `/api/files` also answers under
+`/drive/files`. Every answer with a status of 400 or more has the shape `ErrorBody`."""
+PREFIXES = ("/api/files", "/drive/files")
+
+
+def make_api(
+    verbs: Verbs,
+    *,
+    direct_max_size: int,
+    start: Callable[[], None] = lambda: None,
+    stop: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The ASGI application; ``start`` and ``stop`` run with the server."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        start()
+        yield
+        await in_thread(stop)
+
+    app = FastAPI(
+        title="Upwell",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    for prefix in PREFIXES:
+        # Uploads first: their paths would else be taken for file ids.
+        app.include_router(upload_routes.make_routes(verbs, direct_max_size), prefix=prefix)
+        app.include_router(file_routes.make_routes(verbs), prefix=prefix)
+    app.include_router(pages.make_routes(verbs))
+    _add_health(app, verbs)
+    _shape_errors(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_middleware(Guard, accounts=verbs.accounts)
+    return app
+
+
+def _add_health(app: FastAPI, verbs: Verbs) -> None:
+    @app.get("/health/live", tags=["health"], summary="The process answers")
+    async def live() -> Health:
+        return Health()
+
+    not_ready = {503: {"model": ErrorBody, "description": "NOT_READY"}}
+
+    @app.get("/health/ready", tags=["health"], summary="It can store", responses=not_ready)  # type: ignore[arg-type]
+    async def ready() -> Health:
+        try:
+            await in_thread(verbs.check)
+        except Exception:  # noqa: BLE001 - whatever is wrong, the answer is no
+            message = "The catalog or a pool's store cannot be used; see the server's log."
+            raise e.NotReady(message) from None
+        return Health()
+
+
+def _shape_errors(app: FastAPI) -> None:
+    """Give what the framework refuses the one error shape."""
+
+    @app.exception_handler(e.UpwellError)
+    async def known(request: Request, error: e.UpwellError) -> Response:
+        headers = {}
+        if isinstance(error, e.RangeNotSatisfiable) and error.meta:
+            headers["Content-Range"] = f"bytes */{error.meta['size']}"
+        return error_response(error, trace_id_of(request.scope), headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return error_response(_validation(request, error), trace_id_of(request.scope))
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        known = _of_framework(request, error)
+        return error_response(known, trace_id_of(request.scope), error.headers)
+
+
+def _validation(request: Request, error: RequestValidationError) -> e.UpwellError:
+    problems: dict[str, list[str]] = {}
+    for each in error.errors():
+        if each["type"] == "json_invalid":
+            return e.MalformedRequest("The body is not valid JSON.")
+        where = [str(part) for part in each["loc"] if part not in ("body", "query", "path")]
+        problems.setdefault(".".join(where) or "body", []).append(each["msg"])
+    kind = request.headers.get("content-type", "")
+    if set(problems) == {"body"} and "json" not in kind and "multipart" not in kind:
+        return e.WrongMediaType("Send a JSON body as application/json.")
+    fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())
+    return e.ValidationFailed(f"The request is not valid: {fields}.", errors=problems)
+
+
+def _of_framework(request: Request, error: HTTPException) -> e.UpwellError:
+    if error.status_code == 404:
+        return e.RouteNotFound("There is nothing at this path; see /docs.")
+    if error.status_code == 405:
+        return e.MethodNotAllowed(f"This path does not take {request.method}; see /docs.")
+    if error.status_code >= 500:
+        return e.InternalError("The server failed on this request.")
+    return e.MalformedRequest("The body cannot be read; check its encoding.")
+
+
+def _operation_id(route: APIRoute) -> str:
+    alias = "_drive" if route.path.startswith("/drive") else ""
+    return route.name + alias
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """What FastAPI describes, less what we never answer, plus who may call."""
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        schemas = schema["components"]["schemas"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        schema["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer"},
+            "session": {"type": "apiKey", "in": "cookie", "name": "upwell_session"},
+        }
+        for path, operations in schema["paths"].items():
+            for operation in operations.values():
+                operation["responses"].pop("422", None)
+                if path.startswith(PROTECTED):
+                    operation["security"] = [{"token": []}, {"session": []}]
+        app.openapi_schema = schema
+    return app.openapi_schema

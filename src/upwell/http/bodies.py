@@ -1,0 +1,333 @@
+"""A chunk's way in: from the request's body to a ``ChunkWriter``.
+
+The fast path knows the length and finds the part's head in what has arrived already: data
+goes from the socket to the disk in a worker thread (``upwell.body``, see ``http.server``).
+Whatever is unusual (chunked transfer, extra fields, another ASGI server) goes through the
+ordinary ``receive`` and a strict push parser, to the same writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from upwell.errors import (
+    BodyTimeout,
+    BodyTruncated,
+    ChunkBusy,
+    ChunkSizeMismatch,
+    ChunkSuperseded,
+    FormInvalid,
+    WrongMediaType,
+)
+from upwell.http.guard import in_thread
+from upwell.http.server import BodyChannel, ConnectionGone
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from starlette.requests import Request
+    from starlette.types import Receive
+
+    from upwell.core.uploads import ChunkWriter
+
+FIELD = "chunk"
+STALL = 30.0  # seconds without a byte after which a request is given up
+STUCK = 2.0  # seconds without a byte after which it lets go when a newer one asks
+TAKEOVER = 15.0  # seconds after which it lets go to a newer one anyway
+MIN_RATE = 1024  # bytes per second, on average over a body, after RATE_GRACE seconds
+RATE_GRACE = 60.0
+_WAIT = 60.0  # seconds a newer request waits for the older one
+_HEAD_LIMIT = 16 << 10  # bytes of a part's head
+_FORM_SLACK = 64 << 10  # bytes a form may add to the chunk in it
+_PIECE = 1 << 20  # bytes worth a hop to a thread
+_BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,200}\Z")
+
+
+class Patience:
+    """Decides when a body that comes slowly, or not at all, has had its time."""
+
+    def __init__(self, contended: Callable[[], bool]) -> None:
+        self._contended = contended
+        self._began = self._moved = time.monotonic()
+        self._received = 0
+        self._asked: float | None = None
+
+    def tick(self, received: int) -> None:
+        """Called now and then with the bytes so far. Raises ChunkSuperseded, BodyTimeout."""
+        now = time.monotonic()
+        if received > self._received:
+            self._received, self._moved = received, now
+        idle, age = now - self._moved, now - self._began
+        if self._contended():
+            self._asked = self._asked or now
+            if idle >= STUCK or now - self._asked >= TAKEOVER:
+                raise superseded()
+        if idle >= STALL:
+            raise BodyTimeout(f"No byte came for {STALL:.0f} seconds; send the chunk again.")
+        if age >= RATE_GRACE and self._received < MIN_RATE * age:
+            raise BodyTimeout("The body came too slowly; send the chunk again, or a smaller one.")
+
+
+def superseded() -> ChunkSuperseded:
+    return ChunkSuperseded(
+        "A newer request for this chunk took over; look at the upload before sending it again.",
+        retry_after=1,
+    )
+
+
+async def hold(writer: ChunkWriter) -> None:
+    """Become the chunk's only writer; an older, stuck request lets go meanwhile."""
+    until = time.monotonic() + _WAIT
+    pause = 0.01
+    while not await in_thread(writer.acquire):
+        if writer.contended():
+            raise superseded()
+        if time.monotonic() > until:
+            raise ChunkBusy("Another request is still sending this chunk.", retry_after=5)
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, 0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Where a chunk's data begins in a body, and what follows it."""
+
+    start: int
+    tail: int
+
+
+async def receive_chunk(request: Request, writer: ChunkWriter) -> None:
+    """Bring the request's body into the writer and acknowledge it.
+
+    Raises what the writer raises, FormInvalid, WrongMediaType, BodyTruncated, BodyTimeout,
+    ChunkBusy and ChunkSuperseded.
+    """
+    boundary = _boundary(request)
+    declared = _declared_length(request)
+    _refuse_by_length(writer, declared, boundary)
+    await hold(writer)
+    channel = request.scope.get("extensions", {}).get("upwell.body")
+    framing = None
+    if isinstance(channel, BodyChannel) and declared is not None:
+        framing = find_framing(channel.buffered, declared, boundary, writer)
+    if framing is None:
+        await _slowly(request, writer, boundary)
+    else:
+        await _quickly(channel, writer, boundary, framing)
+
+
+async def _quickly(
+    channel: BodyChannel, writer: ChunkWriter, boundary: bytes | None, framing: Framing
+) -> None:
+    patience = Patience(writer.contended)
+    end = _End(writer, boundary, framing.tail)
+    try:
+        await channel.receive(end.take, patience.tick, skip=framing.start)
+    except ConnectionGone:
+        raise truncated() from None
+    except (BodyTimeout, ChunkSuperseded):
+        channel.abandon()
+        raise
+
+
+class _End:
+    """Splits a body into the chunk's data and the form's tail, and finishes at its end."""
+
+    def __init__(self, writer: ChunkWriter, boundary: bytes | None, tail: int) -> None:
+        self._writer = writer
+        self._boundary = boundary
+        self._data_left = writer.length
+        self._tail_length = tail
+        self._tail = b""
+
+    def take(self, data: memoryview) -> None:
+        mine = data[: self._data_left]
+        if mine:
+            self._writer.write(mine)
+            self._data_left -= len(mine)
+        self._tail += bytes(data[len(mine) :])
+        if self._data_left == 0 and len(self._tail) == self._tail_length:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._boundary is not None and self._tail.removesuffix(b"\r\n") != (
+            b"\r\n--" + self._boundary + b"--"
+        ):
+            raise _bad_form("the form does not end with its closing boundary")
+        self._writer.finish()
+
+
+def find_framing(
+    begin: bytes, declared: int, boundary: bytes | None, writer: ChunkWriter
+) -> Framing | None:
+    """How the body is framed, when its beginning tells; None calls for the slow path.
+
+    Raises ChunkSizeMismatch when it tells that the data has the wrong length.
+    """
+    if boundary is None:
+        return Framing(0, 0)
+    head_end = begin.find(b"\r\n\r\n", 0, _HEAD_LIMIT)
+    opening = b"--" + boundary + b"\r\n"
+    if head_end < 0 or not begin.startswith(opening):
+        return None
+    if not _is_chunk_head(begin[len(opening) : head_end]):
+        return None
+    start, closing = head_end + 4, len(boundary) + 6
+    tail = declared - start - writer.length
+    if tail in (closing, closing + 2):
+        return Framing(start, tail)
+    return None
+
+
+def _is_chunk_head(head: bytes) -> bool:
+    """Whether a part's head is that of the file field ``chunk``, plainly encoded."""
+    disposition = None
+    for line in head.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if not colon or name.strip() != name:
+            return False
+        if name.lower() == b"content-disposition":
+            disposition = parse_options_header(value.decode("utf-8", "replace").strip())
+        elif name.lower() == b"content-transfer-encoding":
+            return False
+    if disposition is None:
+        return False
+    kind, options = disposition
+    return bool(kind.lower() == "form-data" and options.get("name") == FIELD)
+
+
+async def _slowly(request: Request, writer: ChunkWriter, boundary: bytes | None) -> None:
+    patience = Patience(writer.contended)
+    if boundary is None:
+        async for piece in pieces(request.receive, patience.tick):
+            await in_thread(partial(writer.write, memoryview(piece)))
+    else:
+        form = ChunkForm(boundary, writer)
+        async for piece in pieces(request.receive, patience.tick):
+            await in_thread(partial(form.feed, piece))
+        form.close()
+    await in_thread(writer.finish)
+
+
+async def pieces(receive: Receive, tick: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """A body in pieces worth a hop, while ``tick`` has patience. Raises BodyTruncated."""
+    total, held, more = 0, bytearray(), True
+    while more:
+        message = await _next_message(receive, tick, total)
+        if message["type"] == "http.disconnect":
+            raise truncated()
+        body = message.get("body", b"")
+        more = message.get("more_body", False)
+        total += len(body)
+        held += body
+        if len(held) >= _PIECE or (held and not more):
+            yield bytes(held)
+            held.clear()
+
+
+async def _next_message(receive: Receive, tick: Callable[[int], None], total: int) -> Any:
+    waiting = asyncio.ensure_future(receive())
+    try:
+        while True:
+            done, _ = await asyncio.wait([waiting], timeout=1.0)
+            tick(total)
+            if done:
+                return waiting.result()
+    finally:
+        waiting.cancel()
+
+
+class ChunkForm:
+    """A multipart/form-data body whose field ``chunk`` goes to a writer."""
+
+    def __init__(self, boundary: bytes, writer: ChunkWriter) -> None:
+        self._parser = PushMultipartParser(
+            boundary, strict=True, max_header_size=_HEAD_LIMIT, max_segment_count=64
+        )
+        self._writer = writer
+        self._mine = False
+        self._seen = False
+        self._other = 0
+
+    def feed(self, data: bytes) -> None:
+        try:
+            for event in self._parser.parse(data):
+                self._on(event)
+        except MultipartError as error:
+            raise _bad_form(str(error)) from None
+
+    def close(self) -> None:
+        try:
+            self._parser.close()
+        except MultipartError as error:
+            raise _bad_form(str(error)) from None
+        if not self._seen:
+            raise _bad_form(f"there is no field {FIELD!r} in it")
+
+    def _on(self, event: Any) -> None:
+        if isinstance(event, MultipartSegment):
+            self._mine = event.name == FIELD
+            if self._mine and self._seen:
+                raise _bad_form(f"there is more than one field {FIELD!r}")
+            self._seen = self._seen or self._mine
+        elif event and self._mine:
+            self._writer.write(memoryview(event))
+        elif event:
+            self._other += len(event)
+            if self._other > _FORM_SLACK:
+                raise _bad_form("its other fields are too large")
+
+
+def _boundary(request: Request) -> bytes | None:
+    """The form's boundary; None for the raw bytes of a PUT. Raises WrongMediaType."""
+    if request.method == "PUT":
+        return None
+    return form_boundary(request)
+
+
+def form_boundary(request: Request) -> bytes:
+    """The boundary of a multipart/form-data request. Raises WrongMediaType, FormInvalid."""
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind.lower() != "multipart/form-data":
+        raise WrongMediaType("Send a multipart/form-data body.")
+    boundary: bytes = options.get("boundary", "").encode("latin-1", "replace")
+    if not _BOUNDARY.match(boundary):
+        raise _bad_form("its Content-Type has no usable boundary")
+    return boundary
+
+
+def _declared_length(request: Request) -> int | None:
+    if "transfer-encoding" in request.headers:
+        return None
+    return int(request.headers.get("content-length", "0"))
+
+
+def _refuse_by_length(writer: ChunkWriter, declared: int | None, boundary: bytes | None) -> None:
+    """Raises ChunkSizeMismatch before the body is read when its length tells already."""
+    if declared is None:
+        return
+    if boundary is None:
+        writer.check_length(declared)
+        return
+    least = 2 * len(boundary) + len('--\r\ncontent-disposition:form-data;name=""\r\n\r\n\r\n----')
+    if not writer.length + least <= declared <= writer.length + least + _FORM_SLACK:
+        raise ChunkSizeMismatch(
+            f"This form cannot hold a chunk of {writer.length} bytes: it has {declared} bytes "
+            "in all; cut the file by the task's chunk_size.",
+            meta={"expected": writer.length},
+        )
+
+
+def truncated() -> BodyTruncated:
+    return BodyTruncated("The connection ended before the whole body came; send it again.")
+
+
+def _bad_form(why: str) -> FormInvalid:
+    return FormInvalid(f"The multipart/form-data body is not usable: {why}.")

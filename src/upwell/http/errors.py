@@ -1,0 +1,80 @@
+"""Errors on the wire: the one shape, and the only table of status codes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
+
+from upwell import errors as e
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STATUS: dict[type[e.UpwellError], int] = {
+    e.BadRequest: 400,
+    e.BodyTimeout: 408,
+    e.NotAuthenticated: 401,
+    e.Refused: 403,
+    e.NotFound: 404,
+    e.MethodNotAllowed: 405,
+    e.Conflict: 409,
+    e.PreconditionFailed: 412,
+    e.TooLarge: 413,
+    e.WrongMediaType: 415,
+    e.RangeNotSatisfiable: 416,
+    e.InternalError: 500,
+    e.NotReady: 503,
+    e.StorageFull: 507,
+}
+
+
+def status_of(error: type[e.UpwellError]) -> int:
+    """The status of an error class: its own, or that of the branch it grows on."""
+    return next(STATUS[each] for each in error.__mro__ if each in STATUS)
+
+
+class ErrorBody(BaseModel):
+    """What every answer with a status of 400 or more carries."""
+
+    code: str = Field(description="Stable; for programs.", examples=["CHUNKS_MISSING"])
+    message: str = Field(description="What a person can do next.")
+    status: int
+    detail: str | None = None
+    errors: dict[str, list[str]] | None = Field(
+        None, description="Only for VALIDATION_FAILED: field → reasons."
+    )
+    meta: dict[str, Any] | None = Field(None, description="Facts for programs.")
+    trace_id: str = Field(description="Names this request in the server's log.")
+
+
+def error_response(
+    error: e.UpwellError, trace_id: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error in the one shape."""
+    status = status_of(type(error))
+    body = ErrorBody(
+        code=error.code,
+        message=error.message,
+        status=status,
+        errors=error.errors,
+        meta=error.meta,
+        trace_id=trace_id,
+    )
+    extra = dict(headers or {})
+    if status == 401:
+        extra["WWW-Authenticate"] = 'Bearer realm="upwell"'
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(error.retry_after)
+    return JSONResponse(body.model_dump(), status, headers=extra)
+
+
+def responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of the errors a route can answer with."""
+    every: set[type[e.UpwellError]] = {e.AuthRequired, e.TokenInvalid, e.InternalError, *raised}
+    described: dict[int | str, dict[str, Any]] = {}
+    for status in sorted({status_of(each) for each in every}):
+        codes = sorted(each.code for each in every if status_of(each) == status)
+        described[status] = {"model": ErrorBody, "description": " · ".join(codes)}
+    return described

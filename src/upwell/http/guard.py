@@ -1,0 +1,212 @@
+"""What every request passes first: a trace id, a credential, a log line, one error shape.
+
+Pure ASGI, outside the framework, so that nothing is parsed, looked up or told to a caller
+without a valid credential, and nothing that fails inside escapes in another shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import structlog
+from starlette.datastructures import Headers
+
+from upwell.errors import (
+    AuthRequired,
+    BodyTooLarge,
+    CrossSite,
+    InternalError,
+    StorageFull,
+    TokenInvalid,
+    UpwellError,
+)
+from upwell.http.errors import error_response
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from upwell.core.accounts import Accounts
+    from upwell.model import Principal
+
+T = TypeVar("T")
+
+PROTECTED = ("/api/", "/drive/")
+SESSION_COOKIE = "upwell_session"
+JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_log = structlog.get_logger("upwell.http")
+_verb_threads = ThreadPoolExecutor(
+    max(32, 8 * (os.cpu_count() or 1)), thread_name_prefix="upwell-verb"
+)
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run a blocking verb of the core away from the loop. When cancelled, it still waits for
+    the thread: nobody may close what a thread is using."""
+    running = asyncio.get_running_loop().run_in_executor(_verb_threads, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
+
+
+async def call(request: Request, verb: Callable[[Principal], T]) -> T:
+    """Run a verb for the caller, who the guard has made sure of."""
+    principal: Principal = request.scope["state"]["principal"]
+    return await in_thread(lambda: verb(principal))
+
+
+def trace_id_of(scope: Scope) -> str:
+    return str(scope.get("state", {}).get("trace_id", ""))
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self._app = app
+        self._accounts = accounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope.setdefault("state", {})["trace_id"] = secrets.token_hex(16)
+        exchange = _Exchange(scope, send)
+        try:
+            await self._guarded(scope, receive, exchange.send)
+        except asyncio.CancelledError:
+            exchange.aborted = True
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever fails gets the one error shape
+            await exchange.fail(error, receive)
+        finally:
+            exchange.log()
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith(PROTECTED):
+            headers = Headers(scope=scope)
+            secret = _secret_of(scope["method"], headers)
+            principal = await in_thread(lambda: self._accounts.authenticate(secret))
+            scope["state"]["principal"] = principal
+            if not _is_upload(scope["path"]):
+                receive = _limited(headers, receive)
+        await self._app(scope, receive, send)
+
+
+class _Exchange:
+    """One request and its answer, for the log and for failing well."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self._began = time.perf_counter()
+        self._status: int | None = None
+        self.aborted = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            trace = (b"x-trace-id", trace_id_of(self._scope).encode())
+            message = {**message, "headers": [*message["headers"], trace]}
+        await self._send(message)
+
+    async def fail(self, error: Exception, receive: Receive) -> None:
+        known = _known(error)
+        if known is None:
+            _log.exception("bug", trace_id=trace_id_of(self._scope), exc_info=error)
+            known = InternalError(
+                "The server failed on this request; tell its operator the trace id."
+            )
+        if self._status is not None:
+            raise error
+        await error_response(known, trace_id_of(self._scope))(self._scope, receive, self.send)
+
+    def log(self) -> None:
+        """The path without its query: queries may carry secrets."""
+        _log.info(
+            "request",
+            method=self._scope["method"],
+            path=self._scope["path"],
+            status=self._status,
+            ms=round(1000 * (time.perf_counter() - self._began), 1),
+            trace_id=trace_id_of(self._scope),
+            aborted=self.aborted or None,
+        )
+
+
+def _known(error: Exception) -> UpwellError | None:
+    if isinstance(error, UpwellError):
+        return error
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return StorageFull("The server is out of space; free some, then send it again.")
+    return None
+
+
+def _secret_of(method: str, headers: Headers) -> str:
+    """The credential a request carries. Raises NotAuthenticated or CrossSite."""
+    authorization = headers.get("authorization")
+    if authorization is not None:
+        scheme, _, secret = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise TokenInvalid("Send the token as `Authorization: Bearer …`.")
+        return secret.strip()
+    session = _cookie(headers)
+    if session is None:
+        raise AuthRequired("Send a token as `Authorization: Bearer …`, or log in first.")
+    if method not in _SAFE_METHODS and not _same_origin(headers):
+        raise CrossSite("This request comes from another site; a session works only on our own.")
+    return session
+
+
+def _cookie(headers: Headers) -> str | None:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
+    except CookieError:
+        return None
+    return morsel.value if morsel else None
+
+
+def _same_origin(headers: Headers) -> bool:
+    """Whether a browser says that our own page asks (Fetch Metadata, else Origin)."""
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    origin = headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _is_upload(path: str) -> bool:
+    return "/upload/chunk/" in path or path.endswith("/upload/direct")
+
+
+def _limited(headers: Headers, receive: Receive) -> Receive:
+    """Raises BodyTooLarge once a body that is no upload grows beyond JSON_LIMIT."""
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > JSON_LIMIT:
+        raise _too_large()
+    total = 0
+
+    async def counted() -> Any:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > JSON_LIMIT:
+            raise _too_large()
+        return message
+
+    return counted
+
+
+def _too_large() -> BodyTooLarge:
+    return BodyTooLarge(f"The body of this request may have at most {JSON_LIMIT} bytes.")

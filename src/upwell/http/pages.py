@@ -1,0 +1,146 @@
+"""The few pages: home, login, and the API's documentation, all without the internet."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import fastapi_offline
+from fastapi import APIRouter, Query, Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from upwell.core.accounts import SESSION_LIFE
+from upwell.errors import UpwellError
+from upwell.http.guard import SESSION_COOKIE, in_thread
+
+if TYPE_CHECKING:
+    from upwell.core.ports import Page
+    from upwell.core.verbs import Verbs
+    from upwell.model import CloudFile, Principal
+
+_CSP = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+# Swagger UI sets style attributes; its script and styles are our own files.
+_DOCS_CSP = {
+    **_CSP,
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+}
+_STYLE = """
+:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
+body { max-width: 46rem; margin: 3rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #8884 }
+td:first-child { overflow-wrap: anywhere }
+code, pre { font: .9em ui-monospace, monospace }
+"""
+_DOCS_INIT = """
+window.onload = () => SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true,
+});
+"""
+
+
+def make_routes(verbs: Verbs) -> APIRouter:
+    """The pages; none of them is part of the API's description."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/")
+    async def home(request: Request) -> Response:
+        principal = await _session(verbs, request)
+        if principal is None:
+            return _page("Upwell", _STRANGER)
+        page = await in_thread(lambda: verbs.files.mine(principal, 0, 20))
+        return _page("Upwell", _files_of(principal, page))
+
+    @router.get("/login")
+    async def login(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
+        if await _session(verbs, request) is not None:
+            return RedirectResponse("/", 303)
+        try:
+            secret = await in_thread(lambda: verbs.accounts.log_in(code))
+        except UpwellError as error:
+            return _page("Upwell", f"<p>{html.escape(error.message)}</p>", status=401)
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            SESSION_COOKIE,
+            secret,
+            max_age=int(SESSION_LIFE.total_seconds()),
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return answer
+
+    @router.get("/style.css")
+    async def style() -> Response:
+        return Response(_STYLE, media_type="text/css")
+
+    _add_docs(router)
+    return router
+
+
+def _add_docs(router: APIRouter) -> None:
+    @router.get("/docs")
+    async def docs() -> Response:
+        return HTMLResponse(
+            "<!doctype html><html lang=en><meta charset=utf-8><title>Upwell API</title>"
+            "<link rel=stylesheet href=/docs/assets/swagger-ui.css><div id=swagger-ui></div>"
+            "<script src=/docs/assets/swagger-ui-bundle.js></script>"
+            "<script src=/docs/init.js></script></html>",
+            headers=_DOCS_CSP,
+        )
+
+    @router.get("/docs/init.js")
+    async def docs_init() -> Response:
+        return Response(_DOCS_INIT, media_type="text/javascript")
+
+    assets = Path(fastapi_offline.__file__).parent / "static"
+    router.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
+
+
+async def _session(verbs: Verbs, request: Request) -> Principal | None:
+    secret = request.cookies.get(SESSION_COOKIE)
+    if secret is None:
+        return None
+    try:
+        return await in_thread(lambda: verbs.accounts.authenticate(secret))
+    except UpwellError:
+        return None
+
+
+_STRANGER = """
+<p>This is an Upwell server. You are not logged in: open the link that <code>upwell serve</code>
+printed, or let <code>upwell login</code> print a new one.</p>
+"""
+
+
+def _files_of(principal: Principal, page: Page[CloudFile]) -> str:
+    rows = "".join(
+        f'<tr><td><a href="/api/files/{file.id}">{html.escape(file.name)}</a>'
+        f"<td>{file.size:,}<td>{file.created_at:%Y-%m-%d %H:%M}"
+        for file in page.items
+    )
+    table = f"<table><tr><th>File<th>Bytes<th>Stored (UTC){rows}</table>" if rows else ""
+    return (
+        f"<p>Logged in as <b>{html.escape(principal.account.name)}</b>, who has {page.total} "
+        "files. Send more with <code>upwell put FILE</code>, or over the "
+        f'<a href="/docs">API</a>.</p>{table}'
+    )
+
+
+def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
+    return HTMLResponse(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+        '<meta name=viewport content="width=device-width">'
+        f"<link rel=stylesheet href=/style.css><h1>{title}</h1>{body}</html>",
+        status,
+        headers=_CSP,
+    )

@@ -1,0 +1,341 @@
+"""What goes over the wire as JSON. Answers are snake_case; requests may be camelCase too."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from upwell.model import (
+    DEFAULT_CHUNK_SIZE,
+    GENERIC_TYPE,
+    CloudFile,
+    Digest,
+    NewUpload,
+    Pool,
+    TaskStatus,
+    UploadTask,
+)
+
+MAX_SIZE = 1 << 60  # bytes; beyond every disk, within every integer on the way
+META_LIMIT = 64 << 10
+
+Instant = Annotated[
+    datetime,
+    PlainSerializer(
+        lambda value: value.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        return_type=str,
+        when_used="json",
+    ),
+]
+# U+0000 cannot be stored as text by every database.
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
+Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
+MediaType = Annotated[str, StringConstraints(max_length=255, pattern=r"^[\x20-\x7e]*$")]
+Secret = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+def _storable(meta: dict[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
+    except (ValueError, RecursionError):
+        message = "must be JSON text without lone surrogates or NaN"
+        raise ValueError(message) from None
+    if size > META_LIMIT:
+        message = f"must be at most {META_LIMIT} bytes as JSON"
+        raise ValueError(message)
+    return meta
+
+
+class RequestBody(BaseModel):
+    """Accepts snake_case and camelCase keys; ``null`` means the same as an absent key."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = {to_camel(name): name for name in cls.model_fields}
+        return {known.get(key, key): item for key, item in value.items() if item is not None}
+
+
+class CreateUpload(RequestBody):
+    """What to upload, and where to."""
+
+    hash: Annotated[
+        str | None,
+        Field(
+            description="The whole file's digest: hex, the algorithm told by its length (32 MD5, "
+            "40 SHA-1, 64 SHA-256, 128 SHA-512), or algorithm:hex. Left out by a client that "
+            "reads its file only once.",
+            pattern=(
+                r"^([mM][dD]5:)?[0-9a-fA-F]{32}$|^([sS][hH][aA]-?1:)?[0-9a-fA-F]{40}$"
+                r"|^([sS][hH][aA]-?256:)?[0-9a-fA-F]{64}$"
+                r"|^([sS][hH][aA]-?512:)?[0-9a-fA-F]{128}$"
+            ),
+        ),
+    ] = None
+    file_name: Name
+    file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True, description="Bytes.")]
+    content_type: MediaType = GENERIC_TYPE
+    pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
+    bundle_id: UUID | None = None
+    encrypt_password: Annotated[
+        Secret | None, Field(description="Encrypts the stored bytes; the pool must allow it.")
+    ] = None
+    expired_at: Annotated[
+        AwareDatetime | None, Field(description="In the future; the file is gone from then on.")
+    ] = None
+    chunk_size: Annotated[
+        int,
+        Field(ge=1, le=MAX_SIZE, strict=True, description="Bytes; the answer has the last word."),
+    ] = DEFAULT_CHUNK_SIZE
+
+    def command(self) -> NewUpload:
+        return NewUpload(
+            file_name=self.file_name,
+            file_size=self.file_size,
+            content_type=self.content_type or GENERIC_TYPE,
+            digest=Digest.parse(self.hash) if self.hash else None,
+            pool_id=str(self.pool_id) if self.pool_id else None,
+            bundle_id=str(self.bundle_id) if self.bundle_id else None,
+            encrypted=self.encrypt_password is not None,
+            expired_at=self.expired_at.astimezone(UTC) if self.expired_at else None,
+            chunk_size=self.chunk_size,
+        )
+
+
+class DirectUpload(CreateUpload):
+    """The form fields of a direct upload; text, as forms are."""
+
+    file_name: Annotated[Name | None, Field(description="The file part's own name.")] = None  # type: ignore[assignment]
+    file_size: Annotated[int | None, Field(ge=0, le=MAX_SIZE)] = None  # type: ignore[assignment]
+    chunk_size: Annotated[int, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")] = (
+        DEFAULT_CHUNK_SIZE
+    )
+
+
+class Rename(RequestBody):
+    name: Name
+
+
+class SetMeta(RequestBody):
+    user_meta: Annotated[
+        dict[str, Any], AfterValidator(_storable), Field(description="Any JSON object, to 64 KiB.")
+    ]
+
+
+class SetMarks(RequestBody):
+    sensitive_marks: Annotated[list[Mark], Field(max_length=100)]
+
+
+class BatchDelete(RequestBody):
+    file_ids: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=1000)]
+
+
+class PoolRef(BaseModel):
+    id: UUID
+    name: str
+
+
+class ObjectOut(BaseModel):
+    """The stored bytes, as newer clients decode them."""
+
+    id: str
+    size: int
+    meta: dict[str, Any]
+    mime_type: str
+    hash: str
+    has_compression: bool
+    has_thumbnail: bool
+    file_replicas: list[Any]
+    created_at: Instant
+    updated_at: Instant
+
+
+class CloudFileOut(BaseModel):
+    """A stored, verified file."""
+
+    id: str = Field(max_length=32)
+    name: str
+    description: str | None
+    file_meta: dict[str, Any]
+    user_meta: dict[str, Any]
+    sensitive_marks: list[str]
+    mime_type: str
+    hash: str = Field(description="Hex; the declared algorithm, or SHA-256.")
+    size: int = Field(description="Bytes of the content.")
+    expired_at: Instant | None
+    uploaded_at: Instant
+    has_compression: bool
+    has_thumbnail: bool
+    is_encrypted: bool
+    pool: PoolRef
+    pool_id: UUID
+    bundle_id: UUID | None
+    is_marked_recycle: bool
+    storage_id: str
+    storage_url: str | None
+    references: list[Any]
+    account_id: str
+    resource_identifier: str
+    created_at: Instant
+    updated_at: Instant
+    deleted_at: Instant | None
+    indexed: bool
+    is_folder: bool
+    object: ObjectOut
+
+    @classmethod
+    def of(cls, file: CloudFile, pool: Pool) -> CloudFileOut:
+        return cls(
+            id=file.id,
+            name=file.name,
+            description=file.description,
+            file_meta={},
+            user_meta=file.user_meta,
+            sensitive_marks=list(file.sensitive_marks),
+            mime_type=file.mime_type,
+            hash=file.digest.hex,
+            size=file.size,
+            expired_at=file.expired_at,
+            uploaded_at=file.created_at,
+            has_compression=False,
+            has_thumbnail=False,
+            is_encrypted=False,
+            pool=PoolRef(id=UUID(pool.id), name=pool.name),
+            pool_id=UUID(file.pool_id),
+            bundle_id=UUID(file.bundle_id) if file.bundle_id else None,
+            is_marked_recycle=False,
+            storage_id=file.blob.id,
+            storage_url=None,
+            references=[],
+            account_id=file.account_id,
+            resource_identifier=f"file:{file.id}",
+            created_at=file.created_at,
+            updated_at=file.updated_at,
+            deleted_at=None,
+            indexed=True,
+            is_folder=False,
+            object=_object_of(file),
+        )
+
+
+def _object_of(file: CloudFile) -> ObjectOut:
+    return ObjectOut(
+        id=file.blob.id,
+        size=file.size,
+        meta={},
+        mime_type=file.mime_type,
+        hash=file.digest.hex,
+        has_compression=False,
+        has_thumbnail=False,
+        file_replicas=[],
+        created_at=file.blob.created_at,
+        updated_at=file.blob.created_at,
+    )
+
+
+class FileExists(BaseModel):
+    """The account already holds this content: nothing to send."""
+
+    file_exists: Literal[True] = True
+    file: CloudFileOut
+
+
+class TaskCreated(BaseModel):
+    """Send ``chunks_count`` chunks of ``chunk_size`` bytes, the last one what remains."""
+
+    file_exists: Literal[False] = False
+    task_id: str
+    chunk_size: int = Field(description="Bytes.")
+    chunks_count: int
+
+    @classmethod
+    def of(cls, task: UploadTask) -> TaskCreated:
+        layout = task.layout
+        return cls(task_id=task.id, chunk_size=layout.chunk_size, chunks_count=layout.count)
+
+
+class TaskOut(BaseModel):
+    """An upload and how far it is."""
+
+    task_id: str
+    file_name: str
+    file_size: int
+    content_type: str
+    hash: str | None
+    pool_id: UUID
+    bundle_id: UUID | None
+    expired_at: Instant | None
+    status: TaskStatus
+    chunk_size: int
+    chunks_count: int
+    chunks_uploaded: int
+    uploaded_bytes: int
+    progress: float = Field(ge=0, le=100, description="Percent of the bytes received.")
+    file_id: str | None = Field(description="The file it became.")
+    created_at: Instant
+    updated_at: Instant
+    expires_at: Instant = Field(description="When the task expires if nothing more comes.")
+
+    @classmethod
+    def fields_of(cls, task: UploadTask) -> dict[str, Any]:
+        return {
+            "task_id": task.id,
+            "file_name": task.file_name,
+            "file_size": task.layout.size,
+            "content_type": task.content_type,
+            "hash": task.digest.hex if task.digest else None,
+            "pool_id": task.pool_id,
+            "bundle_id": task.bundle_id,
+            "expired_at": task.expired_at,
+            "status": task.status,
+            "chunk_size": task.layout.chunk_size,
+            "chunks_count": task.layout.count,
+            "chunks_uploaded": task.received_count,
+            "uploaded_bytes": task.received_bytes,
+            "progress": task.progress,
+            "file_id": task.file_id,
+            "created_at": task.created_at,
+            "updated_at": task.updated_at,
+            "expires_at": task.expires_at,
+        }
+
+    @classmethod
+    def of(cls, task: UploadTask) -> TaskOut:
+        return cls(**cls.fields_of(task))
+
+
+class ResumeOut(TaskOut):
+    """An upload with what is here and what is missing, ascending."""
+
+    uploaded_chunks: list[int]
+    missing_chunks: list[int]
+
+    @classmethod
+    def with_chunks(cls, task: UploadTask, uploaded: list[int], missing: list[int]) -> ResumeOut:
+        return cls(**cls.fields_of(task), uploaded_chunks=uploaded, missing_chunks=missing)
+
+
+class Deleted(BaseModel):
+    deleted: list[str] = Field(description="The ids that were deleted.")
+
+
+class Health(BaseModel):
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,438 @@
+"""Our way of running uvicorn: bodies leave the event loop.
+
+``UpwellProtocol`` offers the application two ASGI extensions:
+
+``upwell.body``
+    a ``BodyChannel``: the rest of a body of known length goes socket → buffer → sink in a
+    worker thread, in pieces of up to 1 MiB, while the loop only watches slow clients;
+``http.response.zerocopysend``
+    the ASGI extension of that name: ``sendfile(2)`` from a descriptor to the socket.
+
+It also closes what uvicorn leaves open: a head must arrive in time, a refused body is
+discarded for a bounded time, and even a malformed request gets our JSON error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import fcntl
+import json
+import os
+import select
+import socket
+import struct
+import termios
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    Send = Callable[[Any], Awaitable[None]]
+
+BUFFER_SIZE = 1 << 20
+HEAD_TIMEOUT = 20.0  # seconds from a connection's or a request's first byte to its whole head
+HEAD_LIMIT = 64 << 10  # bytes
+DISCARD_TIMEOUT = 30.0  # seconds in which a refused body may still flow in, to be dropped
+STALL_TIMEOUT = 60.0  # seconds in which a downloading client must take something
+TICK = 1.0  # seconds between looks at a body whose bytes do not come
+_PATIENCE_MS = 20  # how long a worker thread waits for bytes before it serves somebody else
+_SLICE = 0.5  # seconds after which a worker thread serves somebody else anyway
+_LOW_WATER = 256 << 10  # bytes worth waking a thread for
+
+_BODY_THREADS = max(8, 4 * (os.cpu_count() or 1))
+stopping = threading.Event()  # the server is going down: whoever streams should end
+_threads = ThreadPoolExecutor(_BODY_THREADS, thread_name_prefix="upwell-body")
+_local = threading.local()
+
+
+def tune_allocator() -> None:
+    """Keep glibc from mapping and unmapping memory for every body: half of the CPU time of
+    a plain asyncio server goes there. No effect on other C libraries."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+
+
+def _buffer() -> memoryview:
+    """This worker thread's buffer; memory is bounded by the number of threads."""
+    if not hasattr(_local, "buffer"):
+        _local.buffer = memoryview(bytearray(BUFFER_SIZE))
+    buffer: memoryview = _local.buffer
+    return buffer
+
+
+class ConnectionGone(Exception):
+    """The peer closed its side before the body was whole."""
+
+
+class _Borrowed:
+    """The connection's socket, for use in a thread: a descriptor of our own, so that the
+    loop may close the connection meanwhile."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        fd = transport.get_extra_info("socket").fileno()
+        self.socket = socket.socket(fileno=os.dup(fd))
+        self.socket.setblocking(False)
+
+    def receive(self, take: Callable[[memoryview], None], left: int) -> int:
+        """Hand up to ``left`` bytes to ``take`` while they come quickly; how many came.
+
+        Raises ConnectionGone.
+        """
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        buffer, got, until = _buffer(), 0, time.monotonic() + _SLICE
+        while left > got and time.monotonic() < until:
+            want = min(left - got, BUFFER_SIZE)
+            filled = self._fill(buffer[:want], poller)
+            if not filled:
+                break
+            take(buffer[:filled])
+            got += filled
+        return got
+
+    def _fill(self, buffer: memoryview, poller: select.poll) -> int:
+        """Fill the buffer as far as bytes come quickly: few large writes, not many small."""
+        filled = 0
+        while filled < len(buffer):
+            try:
+                count = self.socket.recv_into(buffer[filled:])
+            except BlockingIOError:
+                self.wake_at(min(len(buffer) - filled, _LOW_WATER))
+                if not poller.poll(_PATIENCE_MS):
+                    break
+                continue
+            except OSError as error:
+                raise ConnectionGone from error
+            if count == 0:
+                raise ConnectionGone
+            filled += count
+        return filled
+
+    def wake_at(self, count: int) -> None:
+        """Report readable only from ``count`` bytes on (SO_RCVLOWAT, socket(7))."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    def waiting(self) -> int:
+        """Bytes received by the kernel and not read yet."""
+        answer = fcntl.ioctl(self.socket, termios.FIONREAD, b"\0" * 4)
+        return int(struct.unpack("i", answer)[0])
+
+    def send_file(self, fd: int, offset: int, count: int) -> int:
+        """Send while the peer takes it quickly; bytes sent."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLOUT)
+        sent, until = 0, time.monotonic() + _SLICE
+        while sent < count and time.monotonic() < until:
+            try:
+                step = os.sendfile(self.socket.fileno(), fd, offset + sent, count - sent)
+            except BlockingIOError:
+                if not poller.poll(_PATIENCE_MS):
+                    break
+                continue
+            if step == 0:
+                raise ConnectionGone  # the file is shorter than its row says
+            sent += step
+        return sent
+
+    def close(self) -> None:
+        self.wake_at(1)
+        self.socket.close()
+
+
+async def _in_thread(work: Callable[[], int], stop: Callable[[], None]) -> int:
+    """Run ``work`` in a body thread. When cancelled, ``stop`` makes it end early, and this
+    still waits for it: nobody may touch what it uses before it is done."""
+    running = asyncio.get_running_loop().run_in_executor(_threads, work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop()
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()
+        raise
+
+
+async def _until_ready(borrowed: _Borrowed, *, write: bool, seconds: float) -> bool:
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    fd = borrowed.socket.fileno()
+    add, remove = (
+        (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
+    )
+    add(fd, ready.set)
+    try:
+        await asyncio.wait_for(ready.wait(), seconds)
+    except TimeoutError:
+        return False
+    finally:
+        remove(fd)
+    return True
+
+
+class BodyChannel:
+    """What the extension ``upwell.body`` offers for one request.
+
+    ``buffered`` is what the loop had read of the body before the application ran (it reads
+    no further by itself); ``remaining`` how many bytes are still to come. Either
+    this object's ``receive`` or the ordinary
+    ASGI one may be used for a request, not both.
+    """
+
+    def __init__(self, protocol: UpwellProtocol, cycle: RequestResponseCycle, length: int) -> None:
+        self._protocol = protocol
+        self._cycle = cycle
+        protocol.flow.pause_reading()
+        self.buffered = bytes(cycle.body)
+        self.remaining = length - len(self.buffered)
+
+    async def receive(
+        self, take: Callable[[memoryview], None], tick: Callable[[int], None], *, skip: int = 0
+    ) -> None:
+        """Hand the whole body, less its first ``skip`` bytes, to ``take``, in a thread, in order.
+
+        ``tick`` is called about once a second with the bytes that have reached this machine
+        so far, in the loop; what it raises ends the transfer. What ``take`` raises ends it
+        too; then the rest of the body is discarded and the connection stays usable. Raises
+        ConnectionGone when the peer closes before the end.
+        """
+        borrowed = self._protocol.lend(self._cycle)
+        try:
+            await self._receive(borrowed, take, tick, memoryview(self.buffered)[skip:])
+        except ConnectionGone:
+            self._cycle.keep_alive = False
+            raise
+        finally:
+            borrowed.close()
+            self._protocol.take_back(self._cycle, self.remaining)
+
+    async def _receive(
+        self,
+        borrowed: _Borrowed,
+        take: Callable[[memoryview], None],
+        tick: Callable[[int], None],
+        pending: memoryview,
+    ) -> None:
+        total = self.remaining
+        next_tick = time.monotonic() + TICK
+
+        def counted(data: memoryview) -> None:
+            self.remaining -= len(data)
+            take(data)
+
+        def work() -> int:
+            nonlocal pending
+            first, pending = pending, pending[:0]
+            if first:
+                take(first)
+            return borrowed.receive(counted, self.remaining)
+
+        def stop() -> None:
+            borrowed.socket.shutdown(socket.SHUT_RD)
+
+        while self.remaining:
+            got = await _in_thread(work, stop)
+            if not got and self.remaining:
+                borrowed.wake_at(min(self.remaining, _LOW_WATER))
+                await _until_ready(borrowed, write=False, seconds=TICK)
+            if self.remaining and time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK
+                tick(total - self.remaining + borrowed.waiting())
+
+    def abandon(self) -> None:
+        """The rest is not worth waiting for: close the connection after the answer."""
+        self._cycle.keep_alive = False
+
+
+class UpwellProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1 protocol with bodies out of the loop and bounded patience."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _discard_timer: asyncio.TimerHandle | None = None
+    _head_size = 0  # bytes of a head that is not whole yet
+    _skip = 0  # bytes of a body that nobody wants, still to come
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if hasattr(transport, "max_size"):
+            transport.max_size = 64 << 10  # heads and small bodies; the rest leaves the loop
+        self._arm_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm_head_timer()
+        self._disarm_discard_timer()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        stopping.set()
+        super().shutdown()
+
+    def data_received(self, data: bytes) -> None:
+        if self._skip:
+            dropped = min(self._skip, len(data))
+            self._skip -= dropped
+            if self._skip == 0:
+                self._body_over()
+            data = data[dropped:]
+            if not data:
+                return
+        if self._idle() and self._head_timer is None:
+            self._arm_head_timer()
+        super().data_received(data)
+        if self._head_timer is not None and not self.transport.is_closing():
+            self._head_size += len(data)
+            if self._head_size > HEAD_LIMIT:
+                self._refuse(431, "HEADERS_TOO_LARGE", "Send fewer or shorter headers.")
+
+    def on_headers_complete(self) -> None:
+        self._disarm_head_timer()
+        self._head_size = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._body_over()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        async def with_extensions(scope: Any, receive: Any, send: Send) -> None:
+            extensions = scope.setdefault("extensions", {})
+            if self.scheme == "http":
+                extensions["http.response.zerocopysend"] = {}
+                length = self._whole_length(cycle)
+                if length is not None and cycle is self.cycle and cycle.more_body:
+                    extensions["upwell.body"] = BodyChannel(self, cycle, length)
+
+            async def sending(message: Any) -> None:
+                if message["type"] == "http.response.zerocopysend":
+                    await self._send_file(cycle, message, send)
+                else:
+                    await send(message)
+
+            await app(scope, receive, sending)
+
+        super()._start_asgi_task(cycle, with_extensions)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_closing() and (self._skip or self.cycle.more_body):
+            self._disarm_discard_timer()
+            self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self.transport.abort)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text; ours is JSON
+        """What the HTTP parser refuses answers in the one error shape too."""
+        text = "This is not a valid HTTP/1.1 request; check the client or the proxy."
+        self._refuse(400, "MALFORMED_REQUEST", text)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """Answer what never became a request, in the one error shape, and hang up."""
+        error = {"code": code, "message": message, "status": status, "detail": None}
+        error |= {"errors": None, "meta": None, "trace_id": os.urandom(16).hex()}
+        body = json.dumps(error).encode()
+        head = (
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(STATUS_LINE[status] + head.encode() + body)
+        self.transport.close()
+
+    # the body's way out of the loop
+
+    def lend(self, cycle: RequestResponseCycle) -> _Borrowed:
+        """The socket is the caller's to read from until ``take_back``."""
+        if cycle.waiting_for_100_continue:
+            cycle.waiting_for_100_continue = False
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return _Borrowed(self.transport)
+
+    def take_back(self, cycle: RequestResponseCycle, unread: int) -> None:
+        """Read in the loop again, from behind the body; ``unread`` bytes of it are dropped."""
+        cycle.body = bytearray()
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self.transport.is_closing():
+            return
+        self._skip = unread
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.flow.resume_reading()
+
+    async def _send_file(self, cycle: RequestResponseCycle, message: Any, send: Send) -> None:
+        count = message["count"]
+        await self._flushed(cycle)
+        if not cycle.disconnected and cycle.scope["method"] != "HEAD":
+            await self._stream_file(message["file"], message["offset"], count)
+            cycle.expected_content_length -= count
+        more = message.get("more_body", False)
+        await send({"type": "http.response.body", "body": b"", "more_body": more})
+
+    async def _flushed(self, cycle: RequestResponseCycle) -> None:
+        """Wait until the loop has written all it was given."""
+        self.transport.set_write_buffer_limits(high=0)
+        while self.transport.get_write_buffer_size() and not cycle.disconnected:
+            await self.flow.drain()
+
+    async def _stream_file(self, fd: int, offset: int, count: int) -> None:
+        borrowed = _Borrowed(self.transport)
+        sent, idle_since = 0, time.monotonic()
+
+        def work() -> int:
+            return borrowed.send_file(fd, offset + sent, count - sent)
+
+        def stop() -> None:
+            borrowed.socket.shutdown(socket.SHUT_WR)
+
+        try:
+            while sent < count:
+                step = await _in_thread(work, stop)
+                sent += step
+                now = time.monotonic()
+                idle_since = now if step else idle_since
+                if now - idle_since > STALL_TIMEOUT:
+                    self.transport.abort()
+                if sent < count and not step:
+                    await _until_ready(borrowed, write=True, seconds=TICK)
+        except (ConnectionGone, OSError):
+            self.transport.abort()
+            raise asyncio.CancelledError from None
+        finally:
+            borrowed.socket.close()
+
+    # patience
+
+    def _whole_length(self, cycle: RequestResponseCycle) -> int | None:
+        for name, value in cycle.scope["headers"]:
+            if name == b"content-length":
+                return int(value)
+        return None
+
+    def _idle(self) -> bool:
+        return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def _arm_head_timer(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
+
+    def _disarm_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _body_over(self) -> None:
+        self.cycle.more_body = False
+        self._disarm_discard_timer()
+
+    def _disarm_discard_timer(self) -> None:
+        if self._discard_timer:
+            self._discard_timer.cancel()
+            self._discard_timer = None

@@ -1,0 +1,319 @@
+"""The multi-part upload API (contract section 1) under ``/api/files/upload``."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.responses import StreamingResponse
+
+from upwell import errors as e
+from upwell.core.uploads import Checksum, Verifying
+from upwell.http import bodies
+from upwell.http.direct import received_form
+from upwell.http.errors import responses
+from upwell.http.guard import call, in_thread
+from upwell.http.schemas import (
+    CloudFileOut,
+    CreateUpload,
+    DirectUpload,
+    FileExists,
+    ResumeOut,
+    TaskCreated,
+    TaskOut,
+)
+from upwell.http.server import stopping
+from upwell.model import CloudFile, Principal, TaskStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from upwell.core.verbs import Verbs
+
+TaskId = Annotated[str, Path(description="From create.", max_length=64)]
+Offset = Annotated[int, Query(ge=0, le=1 << 31, description="Rows to skip.")]
+Take = Annotated[int, Query(ge=1, le=100, description="Rows to answer.")]
+
+_EVENT_INTERVAL = 0.5  # seconds between looks at a task whose progress is streamed
+_KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
+_TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
+_CHUNK_BODY = {
+    "type": "object",
+    "required": ["chunk"],
+    "properties": {"chunk": {"type": "string", "format": "binary"}},
+}
+
+
+def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
+    """The routes, without their prefix."""
+    router = APIRouter(tags=["uploads"])
+    _add_create(router, verbs)
+    _add_chunk(router, verbs)
+    _add_complete(router, verbs)
+    _add_status(router, verbs)
+    _add_direct(router, verbs, direct_max_size)
+    return router
+
+
+def _add_create(router: APIRouter, verbs: Verbs) -> None:
+    @router.post(
+        "/upload/create",
+        summary="Create an upload task",
+        responses=responses(
+            e.ValidationFailed,
+            e.ScopeMissing,
+            e.EncryptionNotAllowed,
+            e.TypeNotAccepted,
+            e.PoolNotFound,
+            e.BundleNotFound,
+            e.FileTooLarge,
+            e.BodyTooLarge,
+            e.WrongMediaType,
+            e.StorageFull,
+        ),
+    )
+    async def create_upload(request: Request, body: CreateUpload) -> FileExists | TaskCreated:
+        """Answers the file when the account already holds the content, or a task to send
+        chunks to. Asking again for the same content and destination resumes that task."""
+        new = body.command()
+        made = await call(request, lambda principal: verbs.uploads.create(principal, new))
+        if isinstance(made, CloudFile):
+            return FileExists(file=_out(verbs, made))
+        return TaskCreated.of(made)
+
+
+def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
+    described = responses(
+        e.ChunkIndexInvalid,
+        e.ChunkSizeMismatch,
+        e.ChecksumMismatch,
+        e.BodyTimeout,
+        e.ScopeMissing,
+        e.TaskNotFound,
+        e.TaskClosed,
+        e.ChunkBusy,
+        e.ChunkSuperseded,
+        e.WrongMediaType,
+        e.StorageFull,
+    )
+    described[200] = {"description": "The chunk is durable.", "content": {}}
+
+    async def upload_chunk(
+        request: Request,
+        task_id: TaskId,
+        chunk_index: Annotated[int, Path(ge=0, le=1 << 31, description="Counted from 0.")],
+        upload_checksum: Annotated[
+            str | None,
+            Header(
+                description="`algorithm base64` of the chunk, as in tus.",
+                pattern=r"^[A-Za-z0-9-]{1,16} [A-Za-z0-9+/]{1,88}={0,2}$",
+            ),
+        ] = None,
+    ) -> Response:
+        """From the 200 on, the chunk survives a crash of the process and of the machine."""
+        checksum = parse_checksum(upload_checksum)
+        writer = await call(
+            request, lambda p: verbs.uploads.open_chunk(p, task_id, chunk_index, checksum)
+        )
+        try:
+            await bodies.receive_chunk(request, writer)
+        finally:
+            writer.close()
+        return Response(status_code=200)
+
+    path = "/upload/chunk/{task_id}/{chunk_index}"
+    for method, media, schema in (
+        ("POST", "multipart/form-data", _CHUNK_BODY),
+        ("PUT", "application/octet-stream", {"type": "string", "format": "binary"}),
+    ):
+        body = {"required": True, "content": {media: {"schema": schema}}}
+        router.add_api_route(
+            path,
+            upload_chunk,
+            methods=[method],
+            name=f"upload_chunk_{'form' if method == 'POST' else 'raw'}",
+            summary=f"Send a chunk as {media}",
+            response_class=Response,
+            responses=described,
+            openapi_extra={"requestBody": body},
+        )
+
+
+def _add_complete(router: APIRouter, verbs: Verbs) -> None:
+    @router.post(
+        "/upload/complete/{task_id}",
+        summary="Verify and complete",
+        responses=responses(
+            e.ValidationFailed,
+            e.ChunksMissing,
+            e.HashMismatch,
+            e.ScopeMissing,
+            e.TaskNotFound,
+            e.TaskClosed,
+            e.StorageFull,
+        ),
+    )
+    async def complete_upload(request: Request, task_id: TaskId) -> CloudFileOut:
+        """Idempotent. Nothing that was uploaded is lost when it is refused."""
+        principal: Principal = request.scope["state"]["principal"]
+        answer = await in_thread(lambda: verbs.uploads.begin_complete(principal, task_id))
+        while isinstance(answer, Verifying):
+            await asyncio.wait([asyncio.wrap_future(answer.digests)])
+            answer = await in_thread(partial(verbs.uploads.finish_complete, principal, answer))
+        return _out(verbs, answer)
+
+
+def _add_status(router: APIRouter, verbs: Verbs) -> None:
+    @router.get(
+        "/upload/resume/{task_id}",
+        summary="What is here and what is missing",
+        responses=responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound),
+    )
+    async def resume_upload(request: Request, task_id: TaskId) -> ResumeOut:
+        return await _resume(verbs, request, task_id)
+
+    streamed = responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound)
+    streamed[200] = {
+        "description": "The figures; as `text/event-stream` when asked for, an event "
+        "`progress` whenever they change, until the upload ends.",
+        "model": ResumeOut,
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+
+    @router.get(
+        "/upload/progress/{task_id}",
+        summary="Progress, once or live",
+        responses=streamed,
+        response_model=ResumeOut,
+    )
+    async def upload_progress(
+        request: Request,
+        task_id: TaskId,
+        accept: Annotated[str, Header(include_in_schema=False)] = "",
+    ) -> Any:
+        figures = await _resume(verbs, request, task_id)
+        if "text/event-stream" not in accept:
+            return figures
+        events = _events(verbs, request, task_id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+    listed = responses(e.ValidationFailed, e.ScopeMissing)
+    listed[200] = {"description": "Newest first.", "headers": _TOTAL}
+
+    @router.get("/upload/tasks", summary="The caller's tasks", responses=listed)
+    async def list_tasks(
+        request: Request,
+        response: Response,
+        status: TaskStatus | None = None,
+        offset: Offset = 0,
+        take: Take = 20,
+    ) -> list[TaskOut]:
+        page = await call(request, lambda p: verbs.uploads.tasks(p, status, offset, take))
+        response.headers["X-Total"] = str(page.total)
+        return [TaskOut.of(task) for task in page.items]
+
+    @router.delete(
+        "/upload/{task_id}",
+        summary="Cancel an upload",
+        status_code=204,
+        responses=responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound, e.TaskClosed),
+    )
+    async def cancel_upload(request: Request, task_id: TaskId) -> Response:
+        """Its bytes are freed; cancelling again is fine."""
+        await call(request, lambda p: verbs.uploads.cancel(p, task_id))
+        return Response(status_code=204)
+
+
+def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int) -> None:
+    form = DirectUpload.model_json_schema(ref_template="#/components/schemas/{model}")
+    form["properties"]["file"] = {"type": "string", "format": "binary"}
+    form["required"] = ["file"]
+    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+
+    @router.post(
+        "/upload/direct",
+        summary="Store a small file in one request",
+        responses=responses(
+            e.ValidationFailed,
+            e.HashMismatch,
+            e.BodyTimeout,
+            e.ScopeMissing,
+            e.EncryptionNotAllowed,
+            e.TypeNotAccepted,
+            e.PoolNotFound,
+            e.BundleNotFound,
+            e.FileTooLarge,
+            e.BodyTooLarge,
+            e.WrongMediaType,
+            e.StorageFull,
+        ),
+        openapi_extra={"requestBody": body},
+    )
+    async def upload_direct(request: Request) -> CloudFileOut:
+        """For what fits into memory; anything larger goes by chunks."""
+        async with received_form(request, direct_max_size) as form:
+            try:
+                fields = DirectUpload.model_validate(form.fields)
+            except ValidationError as error:
+                raise RequestValidationError(error.errors()) from None
+            new, data = form.command(fields), form.data
+            file = await call(request, lambda p: verbs.uploads.store_direct(p, new, data))
+        return _out(verbs, file)
+
+
+async def _resume(verbs: Verbs, request: Request, task_id: str) -> ResumeOut:
+    status = await call(request, lambda p: verbs.uploads.status(p, task_id))
+    return ResumeOut.with_chunks(status.task, status.uploaded, status.missing)
+
+
+async def _events(verbs: Verbs, request: Request, task_id: str) -> AsyncIterator[str]:
+    """Server-sent events: the task's figures whenever they change, until it ends."""
+    last, silent = None, 0.0
+    while not stopping.is_set():
+        try:
+            task = await call(request, lambda p: verbs.uploads.progress(p, task_id))
+        except e.UpwellError as error:
+            yield _event("error", {"code": error.code, "message": error.message})
+            return
+        now = (task.received_bytes, task.status, task.revision)
+        if now != last:
+            last, silent = now, 0.0
+            yield _event("progress", TaskOut.of(task).model_dump(mode="json"))
+        if task.status is not TaskStatus.IN_PROGRESS:
+            return
+        if silent >= _KEEP_ALIVE:
+            silent = 0.0
+            yield ": still here\n\n"
+        await asyncio.sleep(_EVENT_INTERVAL)
+        silent += _EVENT_INTERVAL
+
+
+def _event(name: str, data: dict[str, Any]) -> str:
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def parse_checksum(header: str | None) -> Checksum | None:
+    """``Upload-Checksum: algorithm base64`` (tus 1.0, checksum). Raises ValidationFailed."""
+    if header is None:
+        return None
+    algorithm, _, encoded = header.partition(" ")
+    try:
+        digest = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        why = "must be an algorithm, a space, and the digest in base64"
+        raise e.ValidationFailed(
+            f"Upload-Checksum {why}.", errors={"Upload-Checksum": [why]}
+        ) from None
+    return Checksum(algorithm.lower().replace("-", ""), digest)
+
+
+def _out(verbs: Verbs, file: CloudFile) -> CloudFileOut:
+    return CloudFileOut.of(file, verbs.pools[file.pool_id])

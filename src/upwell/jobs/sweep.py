@@ -1,0 +1,124 @@
+"""The sweeper: expires what is due, and reclaims what a crash or a deletion left behind.
+
+Every step is idempotent, so a sweep that dies is simply done again; a lease in the catalog
+keeps several processes from doing it at once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+import threading
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from upwell.core.ports import Catalog, Clock
+    from upwell.core.uploads import Home
+
+INTERVAL = timedelta(minutes=1)
+GRACE = timedelta(hours=1)  # bytes without a row may belong to a request under way
+_BATCH = 500
+
+_log = structlog.get_logger("upwell.sweep")
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What one sweep did."""
+
+    tasks_expired: int = 0
+    files_expired: int = 0
+    freed: int = 0
+    strays: int = 0
+
+
+class Sweeper:
+    def __init__(
+        self,
+        catalog: Catalog,
+        homes: Mapping[str, Home],
+        clock: Clock,
+        *,
+        interval: timedelta = INTERVAL,
+    ) -> None:
+        self._catalog = catalog
+        self._homes = homes
+        self._clock = clock
+        self._interval = interval
+        self._holder = secrets.token_hex(8)
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Sweep now and then, in a thread of its own."""
+        self._thread = threading.Thread(target=self._loop, name="upwell-sweep", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._interval.total_seconds()):
+            try:
+                self.sweep_if_free()
+            except Exception:  # noqa: BLE001 - the next sweep must come whatever went wrong
+                _log.exception("sweep failed; it is tried again")
+
+    def sweep_if_free(self) -> Swept | None:
+        """One sweep, unless another process is at it."""
+        now = self._clock()
+        if not self._catalog.lease("sweep", self._holder, now, now + 5 * self._interval):
+            return None
+        swept = self.sweep()
+        if swept != Swept():
+            _log.info("swept", **{name: getattr(swept, name) for name in Swept.__slots__})
+        return swept
+
+    def sweep(self) -> Swept:
+        """One sweep, whoever else is at it."""
+        now = self._clock()
+        tasks = self._catalog.expire_tasks(now)
+        files = self._catalog.expire_files(now)
+        strays = sum(self._drop_strays(pool_id) for pool_id in self._homes)
+        return Swept(tasks, files, self._free(), strays)
+
+    def _free(self) -> int:
+        freed = 0
+        while batch := self._catalog.garbage(_BATCH):
+            known = [item for item in batch if item.pool_id in self._homes]
+            for item in known:
+                self._homes[item.pool_id].store.delete(item.key)
+            self._catalog.forget_garbage(known)
+            freed += len(known)
+            if len(known) < _BATCH:
+                break
+        return freed
+
+    def _drop_strays(self, pool_id: str) -> int:
+        """Remove bytes that no row names and that nobody has touched for a while."""
+        store = self._homes[pool_id].store
+        before = self._clock() - GRACE
+        count = 0
+        old = (key for key, changed in store.list_keys() if changed < before)
+        for keys in _batches(old):
+            for key in self._catalog.unknown_keys(pool_id, keys):
+                store.delete(key)
+                count += 1
+        for key, name, changed in store.list_staged():
+            if changed < before and name not in self._catalog.staged_names(key):
+                store.unstage(key, name)
+                count += 1
+        return count
+
+
+def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(itertools.islice(keys, _BATCH)):
+        yield batch

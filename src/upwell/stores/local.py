@@ -1,0 +1,407 @@
+"""Blobs on a local disk: one preallocated file per upload, written in place.
+
+::
+
+    ROOT/blobs/ab/abcd…         the bytes of an upload, and of the blob it becomes
+    ROOT/staged/abcd…/7.1f2e…   chunk 7 sent again after it was acknowledged
+
+An upload's file is at its final place from the start: completing it renames nothing, and
+only the catalog tells a blob from an upload. Rights to a chunk are open file description
+locks (``fcntl(2)``, F_OFD_SETLK) on bytes far beyond any data: they hold across processes,
+and the kernel drops them with the descriptor. Linux only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import struct
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from upwell.core.ports import StoreLimits
+from upwell.errors import StorageFull
+from upwell.model import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from upwell.core.ports import Chunks
+    from upwell.model import Layout
+
+# Lock bytes: one per chunk and purpose, out of the way of every possible offset.
+_HELD = 1 << 61
+_WAITING = _HELD + (1 << 40)
+_QUEUED = _WAITING + (1 << 40)
+_ROLES = {"hash": _QUEUED + (1 << 40), "complete": _QUEUED + (1 << 40) + 1}
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
+_KEY = re.compile(r"[0-9a-f]{32}\Z")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_COPY_SIZE = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _full(where: str) -> StorageFull:
+    return StorageFull(f"The server is out of space for {where}; free some, then send it again.")
+
+
+@contextmanager
+def _space_for(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _full(where) from error
+        raise
+
+
+def _lock(fd: int, byte: int) -> bool:
+    """Take an exclusive lock on one byte; False when another description has it."""
+    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _unlock(fd: int, byte: int) -> None:
+    request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
+
+
+def _locked_elsewhere(fd: int, byte: int) -> bool:
+    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, request))
+    return bool(answer[0] != fcntl.F_UNLCK)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data = data[written:]
+        offset += written
+
+
+class LocalSlot:
+    """See ``ChunkSlot``. Three lock bytes: held, waiting for it, queued behind the waiter."""
+
+    def __init__(self, store: LocalStore, layout: Layout, index: int) -> None:
+        self._store = store
+        self._layout = layout
+        self._index = index
+        self._fd = os.open(store.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
+        self._held = self._waiting = False
+        self._side: tuple[int, str] | None = None
+        self._keep = False
+        self._written = 0
+        self._hash = xxhash.xxh3_128()
+
+    def acquire(self) -> bool:
+        if not self._held and _lock(self._fd, _HELD + self._index):
+            self._held = True
+            _unlock(self._fd, _WAITING + self._index)
+            _unlock(self._fd, _QUEUED + self._index)
+        elif not self._held and not self._waiting:
+            self._waiting = _lock(self._fd, _WAITING + self._index)
+            if self._waiting:
+                _unlock(self._fd, _QUEUED + self._index)
+            else:
+                _lock(self._fd, _QUEUED + self._index)
+        return self._held
+
+    def contended(self) -> bool:
+        if self._held:
+            return _locked_elsewhere(self._fd, _WAITING + self._index)
+        return self._waiting and _locked_elsewhere(self._fd, _QUEUED + self._index)
+
+    def begin(self, *, replace: bool) -> None:
+        self._drop_side()
+        self._written = 0
+        self._hash.reset()
+        if os.fstat(self._fd).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the upload was discarded")
+        if replace:
+            with _space_for("this chunk"):
+                self._side = self._store.new_side(self._layout.key, self._index)
+
+    def write(self, data: memoryview) -> None:
+        fd, base = self._target()
+        with _space_for("this chunk"):
+            _write_all(fd, data, base + self._written)
+        self._hash.update(data)
+        self._written += len(data)
+
+    def commit(self) -> Chunk:
+        fd, _ = self._target()
+        with _space_for("this chunk"):
+            os.fdatasync(fd)
+            if self._side:
+                sync_folder(self._store.side_folder(self._layout.key))
+        side = self._side[1] if self._side else None
+        return Chunk(self._index, self._written, f"xxh3:{self._hash.hexdigest()}", side)
+
+    def keep(self) -> None:
+        self._keep = True
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._drop_side()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _target(self) -> tuple[int, int]:
+        if self._side:
+            return self._side[0], 0
+        return self._fd, self._layout.offset(self._index)
+
+    def _drop_side(self) -> None:
+        if self._side:
+            fd, name = self._side
+            self._side = None
+            os.close(fd)
+            if not self._keep:
+                self._store.unstage(self._layout.key, name)
+
+
+class LocalUploadReader:
+    """See ``UploadReader``. Keeps the last side object open."""
+
+    def __init__(self, store: LocalStore, layout: Layout) -> None:
+        self._store = store
+        self._layout = layout
+        self._fd = os.open(store.path(layout.key), os.O_RDONLY | os.O_CLOEXEC)
+        self._side: tuple[str, int] | None = None
+
+    def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
+        left = self._layout.length(index) - offset
+        buffer = buffer[: max(0, left)]
+        if staged is None:
+            return os.preadv(self._fd, [buffer], self._layout.offset(index) + offset)
+        return os.preadv(self._open_side(staged), [buffer], offset)
+
+    def close(self) -> None:
+        self._close_side()
+        os.close(self._fd)
+
+    def _open_side(self, name: str) -> int:
+        if self._side is None or self._side[0] != name:
+            self._close_side()
+            path = self._store.side_folder(self._layout.key) / name
+            self._side = (name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return self._side[1]
+
+    def _close_side(self) -> None:
+        if self._side:
+            os.close(self._side[1])
+            self._side = None
+
+
+class LocalBlobReader:
+    """See ``BlobReader``."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self._fd).st_size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self._fd, length, offset)
+
+    def fileno(self) -> int | None:
+        return self._fd
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class LocalStore:
+    """See ``BlobStore``. ``min_free`` bytes of the disk are left to the catalog and others."""
+
+    limits = StoreLimits(min_chunk_size=1, max_chunk_size=1 << 30, max_chunks=100_000)
+
+    def __init__(self, root: Path, *, min_free: int = 32 << 20) -> None:
+        self._root = root
+        self._min_free = min_free
+        for folder in (root / "blobs", root / "staged"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for shard in range(256):
+            (root / "blobs" / f"{shard:02x}").mkdir(exist_ok=True)
+        sync_folder(root / "blobs")
+        sync_folder(root)
+
+    def path(self, key: str) -> Path:
+        """Where a key's bytes lie. Keys are ours, never a caller's."""
+        if not _KEY.match(key):
+            raise FileNotFoundError(errno.ENOENT, "not a key", key)
+        return self._root / "blobs" / key[:2] / key
+
+    def side_folder(self, key: str) -> Path:
+        return self._root / "staged" / key
+
+    def new_side(self, key: str, index: int) -> tuple[int, str]:
+        """An empty side object for a chunk: its descriptor and name."""
+        folder = self.side_folder(key)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+        name = f"{index}.{secrets.token_hex(8)}"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        return os.open(folder / name, flags, 0o600), name
+
+    def reserve(self, size: int) -> str:
+        key = secrets.token_hex(16)
+        self._need(size)
+        fd = self._create(key)
+        try:
+            with _space_for("this file"):
+                _allocate(fd, size)
+            sync_folder(self.path(key).parent)
+        except BaseException:
+            self.path(key).unlink()
+            raise
+        finally:
+            os.close(fd)
+        return key
+
+    def slot(self, layout: Layout, index: int) -> LocalSlot:
+        return LocalSlot(self, layout, index)
+
+    def reader(self, layout: Layout) -> LocalUploadReader:
+        return LocalUploadReader(self, layout)
+
+    def publish(self, layout: Layout, chunks: Chunks) -> None:
+        staged = chunks.staged()
+        fd = os.open(self.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for chunk in staged:
+                self._settle(fd, layout, chunk)
+            if staged:
+                os.fdatasync(fd)
+            if os.fstat(fd).st_size != layout.size:
+                message = f"{layout.key} is not {layout.size} bytes long"
+                raise OSError(errno.EIO, message)
+        finally:
+            os.close(fd)
+
+    def put(self, data: bytes) -> str:
+        key = secrets.token_hex(16)
+        self._need(len(data))
+        fd = self._create(key)
+        try:
+            with _space_for("this file"):
+                _write_all(fd, memoryview(data), 0)
+                os.fdatasync(fd)
+            sync_folder(self.path(key).parent)
+        except BaseException:
+            self.path(key).unlink()
+            raise
+        finally:
+            os.close(fd)
+        return key
+
+    def open(self, key: str) -> LocalBlobReader:
+        return LocalBlobReader(self.path(key))
+
+    def delete(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+        self.unstage(key)
+
+    @contextmanager
+    def exclusive(self, layout: Layout, role: str) -> Iterator[bool]:
+        fd = os.open(self.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            yield _lock(fd, _ROLES[role])
+        finally:
+            os.close(fd)
+
+    def list_keys(self) -> Iterator[tuple[str, datetime]]:
+        for shard in (self._root / "blobs").iterdir():
+            for entry in _entries(shard):
+                yield entry.name, _changed(entry)
+
+    def list_staged(self) -> Iterator[tuple[str, str, datetime]]:
+        for folder in (self._root / "staged").iterdir():
+            for entry in _entries(folder):
+                yield folder.name, entry.name, _changed(entry)
+
+    def unstage(self, key: str, name: str | None = None) -> None:
+        folder = self.side_folder(key)
+        if name is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        (folder / name).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        probe = self._root / f".probe-{secrets.token_hex(8)}"
+        probe.write_bytes(b"")
+        probe.unlink()
+
+    def _need(self, size: int) -> None:
+        space = os.statvfs(self._root)
+        if size + self._min_free > space.f_bavail * space.f_frsize:
+            raise _full("this file")
+
+    def _create(self, key: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with _space_for("this file"):
+            return os.open(self.path(key), flags, 0o600)
+
+    def _settle(self, fd: int, layout: Layout, chunk: Chunk) -> None:
+        """Copy a side object to its place; running it again has the same effect."""
+        assert chunk.staged is not None
+        with (self.side_folder(layout.key) / chunk.staged).open("rb", buffering=0) as side:
+            offset = layout.offset(chunk.index)
+            while data := side.read(_COPY_SIZE):
+                with _space_for("this file"):
+                    _write_all(fd, memoryview(data), offset)
+                offset += len(data)
+
+
+def _allocate(fd: int, size: int) -> None:
+    """Reserve real blocks where the file system can; glibc's emulation would write them all."""
+    if size == 0:
+        return
+    if _libc.fallocate(fd, 0, 0, size) == 0:
+        return
+    code = ctypes.get_errno()
+    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+        raise OSError(code, os.strerror(code))
+    os.ftruncate(fd, size)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _changed(entry: os.DirEntry[str]) -> datetime:
+    try:
+        return datetime.fromtimestamp(entry.stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return datetime.now(UTC)
