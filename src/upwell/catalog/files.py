@@ -230,13 +230,13 @@ def reserved_bytes(conn: Connection, pool_id: str, account_id: str | None, now: 
     the sum reads one index, and few files are expired and not yet swept. Whose those are is
     asked here, lest SQLite take the account's blobs as the way to them."""
     held = _sum(blobs, pool_id, account_id) + _sum(tasks, pool_id, account_id, _RUNNING)
-    total = conn.execute(sa.select(held), {"now": now}).scalar_one()
-    over = {
+    total: int = conn.execute(sa.select(held), {"now": now}).scalar_one()
+    over: dict[str, int] = {
         row.id: row.size
         for row in conn.execute(_ONLY_EXPIRED, {"now": now})
         if row.pool_id == pool_id and account_id in {None, row.account_id}
     }
-    return int(total) - sum(over.values())
+    return total - sum(over.values())
 
 
 def _sum(

@@ -225,8 +225,8 @@ class TaskChunks:
         self._db = database
         self._task_id = task_id
 
-    def all(self) -> Iterator[Chunk]:
-        after = -1
+    def all(self, start: int = 0) -> Iterator[Chunk]:
+        after = start - 1
         while page := self._page(after):
             yield from page
             after = page[-1].index

@@ -56,7 +56,7 @@ class Sqlite:
         )
         sa.event.listen(self.engine, "connect", _configure)
         self.turns = Turns(path, BUSY_SECONDS)
-        self._writer = Writer(self.engine.connect, self.turns)
+        self._writer = Writer(self._connect, self.turns)
         self._idle: deque[Connection] = deque()
         self._closed = False
 
@@ -125,7 +125,13 @@ class Sqlite:
         try:
             return self._idle.pop()
         except IndexError:
+            return self._connect()
+
+    def _connect(self) -> Connection:
+        try:
             return self.engine.connect()
+        except DBAPIError as error:
+            raise_explained(error, self.path)
 
     def _give_back(self, connection: Connection) -> None:
         self._idle.append(connection)
@@ -135,8 +141,12 @@ class Sqlite:
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
+    try:
+        for pragma in _PRAGMAS:
+            connection.execute(pragma)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _copy(connection: Connection, target: Path) -> None:

@@ -2,28 +2,37 @@
 
 Bytes are hashed when they are still in the page cache, so that complete finds the digest
 ready. SHA-256 is the identity of stored bytes and always computed; the declared algorithm
-is computed beside it. A follower has no state that must survive: after a restart it starts
-again from the file.
+is computed beside it. How far it is, is remembered with the upload, for other processes and
+for after a restart; losing that costs time only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
+import struct
 import threading
 import time
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from upwell.core import running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from upwell.core.ports import BlobStore, Catalog, UploadReader
+    from upwell.core.running import RunningDigest
     from upwell.model import Chunk, Digest, UploadTask
 
     Digests = dict[str, str]
 
 _READ_SIZE = 1 << 20
+_ELSEWHERE = 0.01  # seconds between looks while another process hashes
+_LOOK_UP = 512  # chunks read from the catalog at once
+_MEMO = struct.Struct("<QQI")  # revision, chunks hashed, CRC-32 of the states that follow
 _local = threading.local()
 
 
@@ -49,99 +58,137 @@ def _buffer() -> memoryview:
 class Follower:
     """Hashes one upload's acknowledged chunks in order, as far as there is no gap.
 
-    ``run`` is called by one thread at a time; everything else by any thread.
+    Several processes may follow one upload: the store's claim lets one of them hash at a
+    time, and each goes on from what the last one remembered. ``run`` is called by one thread
+    at a time; everything else by any thread. ``learn`` reads acknowledged chunks from an
+    index on.
     """
 
-    def __init__(self, task: UploadTask, open_reader: Callable[[], UploadReader]) -> None:
+    def __init__(
+        self,
+        task: UploadTask,
+        open_reader: Callable[[], UploadReader],
+        learn: Callable[[int], dict[int, str | None]],
+    ) -> None:
         self.layout = task.layout
         self._algorithms = algorithms_for(task.digest)
         self._open_reader = open_reader
+        self._learn = learn
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._chunks: dict[int, str | None] = {}
         self._waiters: list[Future[Digests]] = []
         self._running = False
+        self._generation = 0
         self._restart(task.revision)
+        self._acknowledged = 0
         self.used_at = time.monotonic()
 
     def _restart(self, revision: int) -> None:
         self.revision = revision
-        self._generation = getattr(self, "_generation", 0) + 1
-        self._position = 0  # chunks hashed
-        self._hashes: list[Any] = [hashlib.new(name) for name in self._algorithms]
+        self._go_on_from(0, [running.start(name) for name in self._algorithms])
+        self._known: dict[int, str | None] = {}  # at and behind the position
 
-    def reset(self, chunks: dict[int, str | None], revision: int) -> None:
-        """Begin anew from what the catalog says."""
-        with self._lock:
-            self._chunks = chunks
-            self._restart(revision)
+    def _go_on_from(self, position: int, digests: list[RunningDigest]) -> None:
+        self._generation += 1
+        self._position = position  # chunks hashed
+        self._digests = digests
 
-    def note(self, chunk: Chunk, revision: int, *, replaced: bool) -> bool:
-        """Learn of a chunk acknowledged as of ``revision``; False when changes were missed."""
+    def note(self, task: UploadTask, chunk: Chunk, *, replaced: bool) -> None:
+        """Learn of an acknowledged chunk; ``task`` is as it was right after."""
         with self._lock:
             self.used_at = time.monotonic()
-            if revision < self.revision:
-                return True  # a reload that came first already knew it
-            self._chunks[chunk.index] = chunk.staged
-            missed = revision != self.revision + replaced
-            if replaced and chunk.index <= self._position:
-                self._restart(revision)
-            self.revision = revision
-            return not missed
-
-    def extend(self, chunks: dict[int, str | None]) -> None:
-        """Learn of chunks that other processes acknowledged, at the same revision."""
-        with self._lock:
-            self._chunks.update(chunks)
-
-    def knows_all(self) -> bool:
-        with self._lock:
-            return len(self._chunks) >= self.layout.count
+            self._acknowledged = max(self._acknowledged, task.received_count)
+            if task.revision < self.revision:
+                return  # what came later was noted first, and began anew from the catalog
+            missed = task.revision != self.revision + replaced
+            if missed or (replaced and chunk.index <= self._position):
+                self._restart(task.revision)
+            elif chunk.index >= self._position:
+                self.revision = task.revision
+                self._known[chunk.index] = chunk.staged
 
     def lag(self) -> int:
-        """Chunks that are known, not hashed yet, and not behind a gap."""
+        """Chunks that are known, not hashed yet, and not behind a gap; 0 when another process
+        hashes them."""
         with self._lock:
             index = self._position
-            while index in self._chunks and index - self._position < 64:
+            while self._running and index in self._known and index - self._position < 64:
                 index += 1
             return index - self._position
 
     def claim(self) -> bool:
         """Become the thread that runs it, if there is something to do."""
         with self._lock:
-            if self._running or not self._ready():
+            if self._running or not self._has_work():
                 return False
             self._running = True
             return True
+
+    def _has_work(self) -> bool:
+        return self._position in self._known or self._knows_too_little()
+
+    def _knows_too_little(self) -> bool:
+        """Whether chunks were acknowledged that this process has not heard of."""
+        return self._position + len(self._known) < self._acknowledged
 
     def run(self) -> None:
         """Hash until the next gap. Its claim is given up at the end."""
         try:
             with closing(self._open_reader()) as reader:
-                while self._step(reader):
-                    pass
+                while not self._turn(reader):
+                    time.sleep(_ELSEWHERE)
         except Exception as error:  # noqa: BLE001 - whoever waits for the digest must learn of it
             self._fail(error)
 
-    def _step(self, reader: UploadReader) -> bool:
-        """Hash one chunk; False, and the claim given up, when there is none."""
+    def _turn(self, reader: UploadReader) -> bool:
+        """Hash what can be hashed now; False when another process is at it and somebody here
+        waits for the digest."""
+        if not reader.claim():
+            return self._leave(unless_awaited=True)
+        before = self._adopt(reader.recall())
+        while self._step(reader):
+            pass
+        if self._position > before:
+            reader.remember(self._memo())
+        reader.release()
+        return self._leave(unless_awaited=False)
+
+    def _leave(self, *, unless_awaited: bool) -> bool:
         with self._lock:
-            if not self._ready():
-                self._running = False
-                self._deliver()
-                self._changed.notify_all()
+            self._deliver()
+            if self._waiters if unless_awaited else self._has_work():
+                return False
+            self._running = False
+            self._changed.notify_all()
+            return True
+
+    def _step(self, reader: UploadReader) -> bool:
+        """Hash one chunk; False when there is none."""
+        with self._lock:
+            if self._position not in self._known and not self._look_up():
                 return False
             index, generation = self._position, self._generation
-            staged, hashes = self._chunks[index], self._hashes
-        self._hash_chunk(reader, index, staged, hashes)
+            staged, digests = self._known[index], self._digests
+        self._hash_chunk(reader, index, staged, digests)
         with self._lock:
             if generation == self._generation:
+                del self._known[index]
                 self._position += 1
                 self._changed.notify_all()
         return True
 
+    def _look_up(self) -> bool:
+        """Ask the catalog for what other processes acknowledged; whether it closes the gap."""
+        if not self._knows_too_little():
+            return False
+        self._known = self._learn(self._position) | self._known
+        if self._position in self._known:
+            return True
+        self._acknowledged = self._position + len(self._known)  # the gap is real
+        return False
+
     def _hash_chunk(
-        self, reader: UploadReader, index: int, staged: str | None, hashes: list[Any]
+        self, reader: UploadReader, index: int, staged: str | None, digests: list[RunningDigest]
     ) -> None:
         buffer, offset, length = _buffer(), 0, self.layout.length(index)
         while offset < length:
@@ -149,12 +196,39 @@ class Follower:
             if count == 0:
                 message = f"chunk {index} of {self.layout.key} is shorter than acknowledged"
                 raise OSError(message)
-            for each in hashes:
+            for each in digests:
                 each.update(buffer[:count])
             offset += count
 
-    def _ready(self) -> bool:
-        return self._position < self.layout.count and self._position in self._chunks
+    def _memo(self) -> bytes:
+        """What another process, or this one after a restart, can go on from."""
+        with self._lock:
+            states = [each.state() for each in self._digests]
+            if None in states:
+                return b""
+            body = b"".join(state for state in states if state is not None)
+            head = _MEMO.pack(self.revision, self._position, zlib.crc32(body))
+            return head + body
+
+    def _adopt(self, memo: bytes) -> int:
+        """Go on from a memo that is further than we are; the position."""
+        with self._lock:
+            if len(memo) > _MEMO.size:
+                revision, position, checksum = _MEMO.unpack_from(memo)
+                states = memo[_MEMO.size :]
+                whole = zlib.crc32(states) == checksum
+                if whole and revision == self.revision and position > self._position:
+                    self._take_over(position, states)
+            return self._position
+
+    def _take_over(self, position: int, states: bytes) -> None:
+        size = len(states) // len(self._algorithms)
+        if not all(running.resumable(name) for name in self._algorithms):
+            return
+        parts = [states[at : at + size] for at in range(0, len(states), size)]
+        digests = [running.start(n, s) for n, s in zip(self._algorithms, parts, strict=True)]
+        self._go_on_from(position, digests)
+        self._known = {i: staged for i, staged in self._known.items() if i >= position}
 
     def pace(self, limit: int, seconds: float) -> None:
         """Wait while the hash is more than ``limit`` chunks behind what has arrived."""
@@ -163,20 +237,25 @@ class Follower:
             with self._changed:
                 self._changed.wait(min(left, 0.1))
 
-    def digests(self) -> Future[Digests]:
-        """The digests of the whole content, when every chunk is known and hashed."""
+    def digests(self, revision: int) -> Future[Digests]:
+        """The digests of the whole content, every chunk of which is acknowledged."""
         future: Future[Digests] = Future()
         with self._lock:
             self.used_at = time.monotonic()
+            if revision != self.revision:
+                self._restart(revision)
+            self._acknowledged = self.layout.count
             self._waiters.append(future)
-            if not self._running:
-                self._deliver()
+            self._deliver()
         return future
 
     def _deliver(self) -> None:
         if self._position < self.layout.count:
             return
-        values = {n: h.hexdigest() for n, h in zip(self._algorithms, self._hashes, strict=True)}
+        values = {
+            name: each.hexdigest()
+            for name, each in zip(self._algorithms, self._digests, strict=True)
+        }
         for waiter in self._waiters:
             waiter.set_result(values)
         self._waiters.clear()
@@ -207,17 +286,14 @@ class Followers:
     def note(self, task: UploadTask, chunk: Chunk, *, replaced: bool) -> Follower:
         """An acknowledged chunk of ``task`` (as it is after it) wants to be hashed."""
         follower = self._get(task)
-        if not follower.note(chunk, task.revision, replaced=replaced):
-            self._reload(follower, task)
+        follower.note(task, chunk, replaced=replaced)
         self._start(follower)
         return follower
 
     def digests(self, task: UploadTask) -> Future[Digests]:
         """Of a task whose chunks are all acknowledged. The future's error is OSError."""
         follower = self._get(task)
-        if follower.revision != task.revision or not follower.knows_all():
-            self._learn(follower, task)
-        future = follower.digests()
+        future = follower.digests(task.revision)
         self._start(follower)
         return future
 
@@ -231,14 +307,15 @@ class Followers:
     def _get(self, task: UploadTask) -> Follower:
         with self._lock:
             follower = self._by_task.get(task.id)
-            if follower:
-                return follower
-            self._evict()
-        fresh = Follower(task, lambda: self._store_of(task.pool_id).reader(task.layout))
-        if task.received_count > 1:
-            self._reload(fresh, task)
-        with self._lock:
-            return self._by_task.setdefault(task.id, fresh)
+            if follower is None:
+                self._evict()
+                follower = Follower(
+                    task,
+                    lambda: self._store_of(task.pool_id).reader(task.layout),
+                    lambda index: self._acknowledged(task.id, index),
+                )
+                self._by_task[task.id] = follower
+            return follower
 
     def _evict(self) -> None:
         oldest = time.monotonic() - self.IDLE
@@ -247,18 +324,9 @@ class Followers:
         for task_id in [t for t, f in self._by_task.items() if f.used_at < oldest]:
             del self._by_task[task_id]
 
-    def _reload(self, follower: Follower, task: UploadTask) -> None:
-        follower.reset(self._known(task), task.revision)
-
-    def _learn(self, follower: Follower, task: UploadTask) -> None:
-        """Take in chunks that other processes acknowledged."""
-        if follower.revision != task.revision:
-            self._reload(follower, task)
-            return
-        follower.extend(self._known(task))
-
-    def _known(self, task: UploadTask) -> dict[int, str | None]:
-        return {chunk.index: chunk.staged for chunk in self._catalog.chunks(task.id).all()}
+    def _acknowledged(self, task_id: str, index: int) -> dict[int, str | None]:
+        some = itertools.islice(self._catalog.chunks(task_id).all(index), _LOOK_UP)
+        return {chunk.index: chunk.staged for chunk in some}
 
     def _start(self, follower: Follower) -> None:
         if follower.claim():

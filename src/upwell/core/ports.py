@@ -85,10 +85,28 @@ class ChunkSlot(Protocol):
 
 
 class UploadReader(Protocol):
-    """Reads acknowledged chunks of an unpublished upload."""
+    """Reads acknowledged chunks of an unpublished upload.
+
+    One reader at a time may hold the claim on the upload, across all processes; who dies or
+    closes loses it. What is remembered belongs to the upload, and may be lost at any time.
+    """
 
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         """Fill ``buffer`` from ``offset`` within the chunk; bytes read, 0 only at its end."""
+        ...
+
+    def claim(self) -> bool:
+        """Try to become the one that follows the upload, without waiting."""
+        ...
+
+    def release(self) -> None: ...
+
+    def remember(self, memo: bytes) -> None:
+        """Leave a note of up to 1 KiB for the next one that claims."""
+        ...
+
+    def recall(self) -> bytes:
+        """The last note, or nothing."""
         ...
 
     def close(self) -> None: ...
@@ -113,7 +131,9 @@ class BlobReader(Protocol):
 class Chunks(Protocol):
     """The acknowledged chunks of one upload, read when asked for."""
 
-    def all(self) -> Iterator[Chunk]: ...
+    def all(self, start: int = 0) -> Iterator[Chunk]:
+        """From an index on, ascending."""
+        ...
 
     def staged(self) -> Sequence[Chunk]: ...
 
@@ -156,8 +176,8 @@ class BlobStore(Protocol):
         ...
 
     def exclusive(self, layout: Layout, role: str) -> AbstractContextManager[bool]:
-        """Hold ``role`` (``hash``, ``complete``) for this upload, across processes. The value
-        tells whether it was free; never waits. A process that dies lets go."""
+        """Hold ``role`` (``complete``) for this upload, across processes. The value tells
+        whether it was free; never waits. A process that dies lets go."""
         ...
 
     def list_keys(self) -> Iterable[tuple[str, datetime]]:

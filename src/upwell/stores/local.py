@@ -23,7 +23,6 @@ import shutil
 import struct
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -34,6 +33,7 @@ from upwell.model import Chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from upwell.core.ports import Chunks
     from upwell.model import Layout
@@ -46,6 +46,7 @@ _ROLES = {"hash": _QUEUED + (1 << 40), "complete": _QUEUED + (1 << 40) + 1}
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 _KEY = re.compile(r"[0-9a-f]{32}\Z")
+_MEMO = "user.upwell.memo"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPY_SIZE = 1 << 20
 
@@ -194,8 +195,24 @@ class LocalUploadReader:
     def __init__(self, store: LocalStore, layout: Layout) -> None:
         self._store = store
         self._layout = layout
-        self._fd = os.open(store.path(layout.key), os.O_RDONLY | os.O_CLOEXEC)
+        self._fd = os.open(store.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
         self._side: tuple[str, int] | None = None
+
+    def claim(self) -> bool:
+        return _lock(self._fd, _ROLES["hash"])
+
+    def release(self) -> None:
+        _unlock(self._fd, _ROLES["hash"])
+
+    def remember(self, memo: bytes) -> None:
+        with suppress(OSError):  # not every file system has extended attributes
+            os.setxattr(self._fd, _MEMO, memo)
+
+    def recall(self) -> bytes:
+        try:
+            return os.getxattr(self._fd, _MEMO)
+        except OSError:
+            return b""
 
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         left = self._layout.length(index) - offset
@@ -297,7 +314,9 @@ class LocalStore:
         fd = os.open(self.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
         try:
             for chunk in staged:
-                self._settle(fd, layout, chunk)
+                if chunk.staged is not None:
+                    side = self.side_folder(layout.key) / chunk.staged
+                    _settle(fd, layout.offset(chunk.index), side)
             if staged:
                 os.fdatasync(fd)
             if os.fstat(fd).st_size != layout.size:
@@ -340,7 +359,8 @@ class LocalStore:
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
         for shard in (self._root / "blobs").iterdir():
             for entry in _entries(shard):
-                yield entry.name, _changed(entry)
+                if _KEY.match(entry.name):  # what else lies there is not ours to delete
+                    yield entry.name, _changed(entry)
 
     def list_staged(self) -> Iterator[tuple[str, str, datetime]]:
         for folder in (self._root / "staged").iterdir():
@@ -369,15 +389,14 @@ class LocalStore:
         with _space_for("this file"):
             return os.open(self.path(key), flags, 0o600)
 
-    def _settle(self, fd: int, layout: Layout, chunk: Chunk) -> None:
-        """Copy a side object to its place; running it again has the same effect."""
-        assert chunk.staged is not None
-        with (self.side_folder(layout.key) / chunk.staged).open("rb", buffering=0) as side:
-            offset = layout.offset(chunk.index)
-            while data := side.read(_COPY_SIZE):
-                with _space_for("this file"):
-                    _write_all(fd, memoryview(data), offset)
-                offset += len(data)
+
+def _settle(fd: int, offset: int, path: Path) -> None:
+    """Copy a side object to its place; running it again has the same effect."""
+    with path.open("rb", buffering=0) as side:
+        while data := side.read(_COPY_SIZE):
+            with _space_for("this file"):
+                _write_all(fd, memoryview(data), offset)
+            offset += len(data)
 
 
 def _allocate(fd: int, size: int) -> None:
