@@ -23,7 +23,7 @@ from upwell.stores.local import LocalStore
 if TYPE_CHECKING:
     import socket
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
     from upwell.core.ports import Catalog, Clock
 
@@ -40,6 +40,7 @@ def set_up_log(log_format: str) -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -107,9 +108,9 @@ def first_login(accounts: Accounts) -> str:
     return accounts.invite(owner or accounts.create(OWNER, admin=True))
 
 
-def asgi(core: Core) -> FastAPI:
+def asgi(core: Core) -> ASGIApp:
     """The application for an ASGI server; it sweeps while it is up."""
-    from upwell.http.api import make_api  # noqa: PLC0415 - the command line starts without it
+    from upwell.http.api import make_api, make_app  # noqa: PLC0415 - the command line starts without it
 
     def check() -> None:
         core.catalog.check()
@@ -123,18 +124,19 @@ def asgi(core: Core) -> FastAPI:
         pools={pool_id: home.pool for pool_id, home in core.homes.items()},
         check=check,
     )
-    return make_api(
+    api = make_api(
         verbs,
         direct_max_size=core.settings.direct_max_size,
         start=core.sweeper.start,
         stop=core.close,
     )
+    return make_app(verbs, api)
 
 
 _SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve` was told
 
 
-def worker_app() -> FastAPI:
+def worker_app() -> ASGIApp:
     """The application of one worker process; its settings come from the one that made it."""
     from upwell.http.server import tune_allocator  # noqa: PLC0415
 

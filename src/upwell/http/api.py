@@ -9,12 +9,14 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from upwell import __version__
 from upwell import errors as e
 from upwell.http import file_routes, pages, upload_routes
+from upwell.http.chunks import ChunkEndpoint
 from upwell.http.errors import ErrorBody, error_response
-from upwell.http.guard import PROTECTED, Guard, in_thread, trace_id_of
+from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
 from upwell.http.schemas import Health
 
 if TYPE_CHECKING:
@@ -22,13 +24,25 @@ if TYPE_CHECKING:
 
     from fastapi.routing import APIRoute
     from starlette.responses import Response
+    from starlette.types import ASGIApp
 
     from upwell.core.verbs import Verbs
 
 _ABOUT = """Files of any size over bad networks: create a task, send its chunks in any order
 and as often as it takes, complete it. Every path under `/api/files` also answers under
 `/drive/files`. Every answer with a status of 400 or more has the shape `ErrorBody`."""
+_TAGS = [
+    {"name": "uploads", "description": "Create a task, send its chunks, complete it."},
+    {"name": "files", "description": "What is stored: its bytes, facts and names."},
+    {"name": "health", "description": "For whoever watches the server; needs no token."},
+    {"name": "aliases", "description": "The same calls for clients that know them by this path."},
+]
 PREFIXES = ("/api/files", "/drive/files")
+
+
+def make_app(verbs: Verbs, api: FastAPI) -> ASGIApp:
+    """What a server is given: the API, behind what every request passes first."""
+    return Outside(ChunkEndpoint(Guard(api, verbs.accounts), verbs))
 
 
 def make_api(
@@ -38,7 +52,7 @@ def make_api(
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The ASGI application; ``start`` and ``stop`` run with the server."""
+    """The routes; ``start`` and ``stop`` run with the server. See ``make_app``."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -64,7 +78,6 @@ def make_api(
     _add_health(app, verbs)
     _shape_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
-    app.add_middleware(Guard, accounts=verbs.accounts)
     return app
 
 
@@ -102,7 +115,8 @@ def _shape_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         known = _of_framework(request, error)
-        return error_response(known, trace_id_of(request.scope), error.headers)
+        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        return error_response(known, trace_id_of(request.scope), headers)
 
 
 def _validation(request: Request, error: RequestValidationError) -> e.UpwellError:
@@ -110,16 +124,38 @@ def _validation(request: Request, error: RequestValidationError) -> e.UpwellErro
     for each in error.errors():
         if each["type"] == "json_invalid":
             return e.MalformedRequest("The body is not valid JSON.")
-        where = [str(part) for part in each["loc"] if part not in ("body", "query", "path")]
+        where = [_text(part) for part in each["loc"] if part not in ("body", "query", "path")]
         problems.setdefault(".".join(where) or "body", []).append(each["msg"])
-    kind = request.headers.get("content-type", "")
-    if set(problems) == {"body"} and "json" not in kind and "multipart" not in kind:
+    if set(problems) == {"body"} and not _is_json(request):
         return e.WrongMediaType("Send a JSON body as application/json.")
     fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())
     return e.ValidationFailed(f"The request is not valid: {fields}.", errors=problems)
 
 
+def _text(part: object) -> str:
+    """A part of a key's path; what JSON can spell and UTF-8 cannot (U+D800) is replaced."""
+    return str(part).encode("utf-8", "replace").decode()
+
+
+def _is_json(request: Request) -> bool:
+    """What FastAPI takes for JSON."""
+    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind[-5:] == "+json")
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes at this path (RFC 9110 §10.2.1)."""
+    methods: set[str] = set()
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or {"GET", "HEAD"}
+    return ", ".join(sorted(methods))
+
+
 def _of_framework(request: Request, error: HTTPException) -> e.UpwellError:
+    if isinstance(error.__cause__, e.UpwellError):
+        return error.__cause__  # raised by what hands the body to the framework
     if error.status_code == 404:
         return e.RouteNotFound("There is nothing at this path; see /docs.")
     if error.status_code == 405:
@@ -147,10 +183,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             "token": {"type": "http", "scheme": "bearer"},
             "session": {"type": "apiKey", "in": "cookie", "name": "upwell_session"},
         }
+        schema["tags"] = _TAGS
         for path, operations in schema["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
                 if path.startswith(PROTECTED):
                     operation["security"] = [{"token": []}, {"session": []}]
+                if path.startswith("/drive"):
+                    operation["tags"] = ["aliases"]
         app.openapi_schema = schema
     return app.openapi_schema

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from upwell.errors import (
     WrongMediaType,
 )
 from upwell.http.guard import in_thread
-from upwell.http.server import BodyChannel, ConnectionGone
+from upwell.http.server import BodyChannel, ConnectionGone, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -82,54 +81,90 @@ def superseded() -> ChunkSuperseded:
     )
 
 
-async def hold(writer: ChunkWriter) -> None:
-    """Become the chunk's only writer; an older, stuck request lets go meanwhile."""
-    until = time.monotonic() + _WAIT
-    pause = 0.01
-    while not await in_thread(writer.acquire):
+class Reception:
+    """One chunk's way from a request to its writer. Everything but ``made`` blocks.
+
+    ``open_writer`` decides who may before anything else happens.
+    """
+
+    def __init__(
+        self,
+        open_writer: Callable[[], ChunkWriter],
+        declared: int | None,
+        boundary: bytes | None,
+    ) -> None:
+        self._open_writer = open_writer
+        self._declared = declared
+        self._boundary = boundary
+        self._writer: ChunkWriter | None = None
+
+    @property
+    def writer(self) -> ChunkWriter:
+        if self._writer is None:
+            self._writer = self._open_writer()
+            _refuse_by_length(self._writer, self._declared, self._boundary)
+        return self._writer
+
+    def acquire(self) -> bool:
+        """Become the chunk's only writer, if it is free. Raises ChunkSuperseded."""
+        writer = self.writer
+        if writer.acquire():
+            return True
         if writer.contended():
             raise superseded()
-        if time.monotonic() > until:
+        return False
+
+    def contended(self) -> bool:
+        return self._writer is not None and self._writer.contended()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Waiting:
+    """How long a newer request waits for an older one to let go."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic() + _WAIT
+        self._pause = 0.01
+
+    async def a_little(self) -> None:
+        """Raises ChunkBusy when it was long enough."""
+        if time.monotonic() > self._until:
             raise ChunkBusy("Another request is still sending this chunk.", retry_after=5)
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, 0.25)
+        await asyncio.sleep(self._pause)
+        self._pause = min(2 * self._pause, 0.25)
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
-    """Where a chunk's data begins in a body, and what follows it."""
-
-    start: int
-    tail: int
-
-
-async def receive_chunk(request: Request, writer: ChunkWriter) -> None:
-    """Bring the request's body into the writer and acknowledge it.
+async def receive_chunk(request: Request, open_writer: Callable[[], ChunkWriter]) -> None:
+    """Bring the request's body into a chunk's writer, and acknowledge it.
 
     Raises what the writer raises, FormInvalid, WrongMediaType, BodyTruncated, BodyTimeout,
     ChunkBusy and ChunkSuperseded.
     """
     boundary = _boundary(request)
     declared = _declared_length(request)
-    _refuse_by_length(writer, declared, boundary)
-    await hold(writer)
     channel = request.scope.get("extensions", {}).get("upwell.body")
-    framing = None
+    reception = Reception(open_writer, declared, boundary)
+    end = None
     if isinstance(channel, BodyChannel) and declared is not None:
-        framing = find_framing(channel.buffered, declared, boundary, writer)
-    if framing is None:
-        await _slowly(request, writer, boundary)
-    else:
-        await _quickly(channel, writer, boundary, framing)
-
-
-async def _quickly(
-    channel: BodyChannel, writer: ChunkWriter, boundary: bytes | None, framing: Framing
-) -> None:
-    patience = Patience(writer.contended)
-    end = _End(writer, boundary, framing.tail)
+        end = _far_end(channel.buffered, reception, boundary, declared)
     try:
-        await channel.receive(end.take, patience.tick, skip=framing.start)
+        if end is None or not await _quickly(channel, reception, end):
+            await _slowly(request, reception, boundary)
+    finally:
+        reception.close()
+
+
+async def _quickly(channel: BodyChannel, reception: Reception, end: _End) -> bool:
+    """Everything in one visit to a worker thread, when nobody else is at the chunk.
+
+    False, and nothing read, when the body is not framed in the plain way.
+    """
+    patience = Patience(reception.contended)
+    try:
+        return await channel.receive(end, patience.tick, _Waiting().a_little)
     except ConnectionGone:
         raise truncated() from None
     except (BodyTimeout, ChunkSuperseded):
@@ -138,52 +173,66 @@ async def _quickly(
 
 
 class _End:
-    """Splits a body into the chunk's data and the form's tail, and finishes at its end."""
+    """The far end of a ``BodyChannel``: splits a body into the chunk's data and the form's
+    tail, and finishes the chunk when both are whole."""
 
-    def __init__(self, writer: ChunkWriter, boundary: bytes | None, tail: int) -> None:
-        self._writer = writer
+    def __init__(
+        self, reception: Reception, boundary: bytes | None, start: int, declared: int
+    ) -> None:
+        self._reception = reception
         self._boundary = boundary
-        self._data_left = writer.length
-        self._tail_length = tail
+        self._start = start
+        self._after_head = declared - start
+        self._data_left = self._tail_left = 0
         self._tail = b""
 
+    def begin(self) -> Start:
+        writer = self._reception.writer
+        self._data_left = writer.length
+        self._tail_left = self._after_head - writer.length
+        if not self._plainly_framed():
+            return Start.OTHERWISE
+        if not self._reception.acquire():
+            return Start.LATER
+        return Start.NOW
+
+    def _plainly_framed(self) -> bool:
+        if self._boundary is None:
+            return self._tail_left == 0
+        closing = len(self._boundary) + len("\r\n----")
+        return self._tail_left in (closing, closing + 2)
+
     def take(self, data: memoryview) -> None:
+        data, self._start = data[self._start :], max(0, self._start - len(data))
         mine = data[: self._data_left]
         if mine:
-            self._writer.write(mine)
+            self._reception.writer.write(mine)
             self._data_left -= len(mine)
-        self._tail += bytes(data[len(mine) :])
-        if self._data_left == 0 and len(self._tail) == self._tail_length:
+        self._tail += data[len(mine) :]
+        if self._data_left == 0 and len(self._tail) == self._tail_left:
             self._finish()
 
     def _finish(self) -> None:
         if self._boundary is not None and self._tail.removesuffix(b"\r\n") != (
             b"\r\n--" + self._boundary + b"--"
         ):
-            raise _bad_form("the form does not end with its closing boundary")
-        self._writer.finish()
+            raise bad_form("the form does not end with its closing boundary")
+        self._reception.writer.finish()
 
 
-def find_framing(
-    begin: bytes, declared: int, boundary: bytes | None, writer: ChunkWriter
-) -> Framing | None:
-    """How the body is framed, when its beginning tells; None calls for the slow path.
-
-    Raises ChunkSizeMismatch when it tells that the data has the wrong length.
-    """
+def _far_end(
+    begin: bytes, reception: Reception, boundary: bytes | None, declared: int
+) -> _End | None:
+    """The far end of a body that begins as ``begin``; None calls for the slow path."""
     if boundary is None:
-        return Framing(0, 0)
+        return _End(reception, None, 0, declared)
     head_end = begin.find(b"\r\n\r\n", 0, _HEAD_LIMIT)
     opening = b"--" + boundary + b"\r\n"
     if head_end < 0 or not begin.startswith(opening):
         return None
     if not _is_chunk_head(begin[len(opening) : head_end]):
         return None
-    start, closing = head_end + 4, len(boundary) + 6
-    tail = declared - start - writer.length
-    if tail in (closing, closing + 2):
-        return Framing(start, tail)
-    return None
+    return _End(reception, boundary, head_end + 4, declared)
 
 
 def _is_chunk_head(head: bytes) -> bool:
@@ -203,8 +252,11 @@ def _is_chunk_head(head: bytes) -> bool:
     return bool(kind.lower() == "form-data" and options.get("name") == FIELD)
 
 
-async def _slowly(request: Request, writer: ChunkWriter, boundary: bytes | None) -> None:
-    patience = Patience(writer.contended)
+async def _slowly(request: Request, reception: Reception, boundary: bytes | None) -> None:
+    waiting = _Waiting()
+    while not await in_thread(reception.acquire):
+        await waiting.a_little()
+    patience, writer = Patience(reception.contended), reception.writer
     if boundary is None:
         async for piece in pieces(request.receive, patience.tick):
             await in_thread(partial(writer.write, memoryview(piece)))
@@ -261,28 +313,28 @@ class ChunkForm:
             for event in self._parser.parse(data):
                 self._on(event)
         except MultipartError as error:
-            raise _bad_form(str(error)) from None
+            raise bad_form(str(error)) from None
 
     def close(self) -> None:
         try:
             self._parser.close()
         except MultipartError as error:
-            raise _bad_form(str(error)) from None
+            raise bad_form(str(error)) from None
         if not self._seen:
-            raise _bad_form(f"there is no field {FIELD!r} in it")
+            raise bad_form(f"there is no field {FIELD!r} in it")
 
     def _on(self, event: Any) -> None:
         if isinstance(event, MultipartSegment):
             self._mine = event.name == FIELD
             if self._mine and self._seen:
-                raise _bad_form(f"there is more than one field {FIELD!r}")
+                raise bad_form(f"there is more than one field {FIELD!r}")
             self._seen = self._seen or self._mine
         elif event and self._mine:
             self._writer.write(memoryview(event))
         elif event:
             self._other += len(event)
             if self._other > _FORM_SLACK:
-                raise _bad_form("its other fields are too large")
+                raise bad_form("its other fields are too large")
 
 
 def _boundary(request: Request) -> bytes | None:
@@ -299,7 +351,7 @@ def form_boundary(request: Request) -> bytes:
         raise WrongMediaType("Send a multipart/form-data body.")
     boundary: bytes = options.get("boundary", "").encode("latin-1", "replace")
     if not _BOUNDARY.match(boundary):
-        raise _bad_form("its Content-Type has no usable boundary")
+        raise bad_form("its Content-Type has no usable boundary")
     return boundary
 
 
@@ -329,5 +381,5 @@ def truncated() -> BodyTruncated:
     return BodyTruncated("The connection ended before the whole body came; send it again.")
 
 
-def _bad_form(why: str) -> FormInvalid:
+def bad_form(why: str) -> FormInvalid:
     return FormInvalid(f"The multipart/form-data body is not usable: {why}.")

@@ -9,24 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from upwell.errors import BodyTooLarge, FormInvalid
-from upwell.http.bodies import Patience, form_boundary, pieces
-from upwell.model import GENERIC_TYPE, Digest, NewUpload
+from upwell.errors import BodyTooLarge
+from upwell.http.bodies import Patience, bad_form, form_boundary, pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
 
-    from upwell.http.schemas import DirectUpload
-
 FILE = "file"
-BUDGET = 64 << 20  # bytes of direct uploads in memory at once; more of them wait their turn
-_UNIT = 1 << 20
+BUDGET = 128 << 20  # bytes of direct uploads in memory at once; more of them wait their turn
 _FIELDS_LIMIT = 64 << 10
 
-_budget = asyncio.Semaphore(BUDGET // _UNIT)
-_turn = asyncio.Lock()
+
+class Budget:
+    """Bytes of memory that requests share. They wait in turn: a large one is not starved."""
+
+    def __init__(self, size: int = BUDGET) -> None:
+        self._size = self._free = size
+        self._turn = asyncio.Lock()
+        self._given_back = asyncio.Event()
+
+    @asynccontextmanager
+    async def hold(self, size: int) -> AsyncIterator[None]:
+        """Hold ``size`` bytes, or all there are when it is more than that."""
+        share = min(size, self._size)
+        async with self._turn:
+            while self._free < share:
+                self._given_back.clear()
+                await self._given_back.wait()
+            self._free -= share
+        try:
+            yield
+        finally:
+            self._free += share
+            self._given_back.set()
 
 
 @dataclass(slots=True)
@@ -39,28 +56,18 @@ class DirectForm:
     content_type: str | None = None
     has_file: bool = False
 
-    @property
-    def data(self) -> bytes:
-        return bytes(self.content)
-
-    def command(self, fields: DirectUpload) -> NewUpload:
-        """The upload the form asks for; what it leaves out, the file part tells."""
-        declared = fields.content_type if "content_type" in fields.model_fields_set else None
-        size = fields.file_size
-        return NewUpload(
-            file_name=fields.file_name or self.name or "file",
-            file_size=len(self.content) if size is None else size,
-            content_type=declared or self.content_type or GENERIC_TYPE,
-            digest=Digest.parse(fields.hash) if fields.hash else None,
-            pool_id=str(fields.pool_id) if fields.pool_id else None,
-            bundle_id=str(fields.bundle_id) if fields.bundle_id else None,
-            encrypted=fields.encrypt_password is not None,
-            expired_at=fields.expired_at,
-        )
+    def values(self) -> dict[str, Any]:
+        """The fields, where an empty one is an absent one; what is absent, the file tells."""
+        told = {
+            "file_name": self.name or "file",
+            "file_size": len(self.content),
+            "content_type": self.content_type,
+        }
+        return told | {key: value for key, value in self.fields.items() if value}
 
 
 @asynccontextmanager
-async def received_form(request: Request, limit: int) -> AsyncIterator[DirectForm]:
+async def received_form(request: Request, limit: int, budget: Budget) -> AsyncIterator[DirectForm]:
     """A direct upload of at most ``limit`` bytes, in memory while the context lasts.
 
     Raises WrongMediaType, FormInvalid, BodyTooLarge, BodyTimeout, BodyTruncated.
@@ -69,20 +76,8 @@ async def received_form(request: Request, limit: int) -> AsyncIterator[DirectFor
     declared = int(request.headers.get("content-length", limit))
     if declared > limit + _FIELDS_LIMIT:
         raise _too_large(limit)
-    units = min(-(-declared // _UNIT), BUDGET // _UNIT)
-    await _reserve(units)
-    try:
+    async with budget.hold(2 * declared):  # as it grows, and once more as it is handed over
         yield await _read(request, boundary, limit)
-    finally:
-        for _ in range(units):
-            _budget.release()
-
-
-async def _reserve(units: int) -> None:
-    """Wait for memory, in turn: taking unit by unit, two at once could block each other."""
-    async with _turn:
-        for _ in range(units):
-            await _budget.acquire()
 
 
 async def _read(request: Request, boundary: bytes, limit: int) -> DirectForm:
@@ -106,15 +101,15 @@ class _FormReader:
             for event in self._parser.parse(data):
                 self._on(event)
         except MultipartError as error:
-            raise _bad_form(str(error)) from None
+            raise bad_form(str(error)) from None
 
     def close(self) -> DirectForm:
         try:
             self._parser.close()
         except MultipartError as error:
-            raise _bad_form(str(error)) from None
+            raise bad_form(str(error)) from None
         if not self._form.has_file:
-            raise _bad_form(f"there is no field {FILE!r} in it")
+            raise bad_form(f"there is no field {FILE!r} in it")
         return self._form
 
     def _on(self, event: Any) -> None:
@@ -129,7 +124,7 @@ class _FormReader:
         self._segment, self._value = segment, bytearray()
         if segment.name == FILE:
             if self._form.has_file:
-                raise _bad_form(f"there is more than one field {FILE!r}")
+                raise bad_form(f"there is more than one field {FILE!r}")
             self._form.has_file = True
             self._form.name = segment.filename or None
             self._form.content_type = segment.content_type
@@ -143,13 +138,13 @@ class _FormReader:
         self._value += data
         self._fields_size += len(data)
         if self._fields_size > _FIELDS_LIMIT:
-            raise _bad_form("its fields are too large")
+            raise bad_form("its fields are too large")
 
     def _text(self) -> str:
         try:
             return self._value.decode()
         except UnicodeDecodeError:
-            raise _bad_form(f"the field {self._segment.name!r} is not UTF-8") from None
+            raise bad_form(f"the field {self._segment.name!r} is not UTF-8") from None
 
 
 def _too_large(limit: int) -> BodyTooLarge:
@@ -157,7 +152,3 @@ def _too_large(limit: int) -> BodyTooLarge:
         f"A direct upload may have at most {limit} bytes; create a task and send chunks.",
         meta={"max_size": limit},
     )
-
-
-def _bad_form(why: str) -> FormInvalid:
-    return FormInvalid(f"The multipart/form-data body is not usable: {why}.")

@@ -70,11 +70,39 @@ def error_response(
     return JSONResponse(body.model_dump(), status, headers=extra)
 
 
+_ANY = (e.AuthRequired, e.TokenInvalid, e.ScopeMissing, e.NotReady, e.InternalError)
+CHANGES = (e.CrossSite, e.BodyTooLarge, e.StorageFull)
+JSON_BODY = (*CHANGES, e.ValidationFailed, e.MalformedRequest, e.WrongMediaType)
+FORM_BODY = (
+    e.CrossSite,
+    e.StorageFull,
+    e.ValidationFailed,
+    e.FormInvalid,
+    e.BodyTruncated,
+    e.BodyTimeout,
+    e.WrongMediaType,
+)
+_HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "The scheme to use."},
+    409: {"Retry-After": "Seconds, when waiting helps."},
+    416: {"Content-Range": "The size there is, as `bytes */size`."},
+}
+
+
 def responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of the errors a route can answer with."""
-    every: set[type[e.UpwellError]] = {e.AuthRequired, e.TokenInvalid, e.InternalError, *raised}
+    """The OpenAPI description of the errors that a route behind the guard can answer with."""
     described: dict[int | str, dict[str, Any]] = {}
+    every: set[type[e.UpwellError]] = {*_ANY, *raised}
     for status in sorted({status_of(each) for each in every}):
         codes = sorted(each.code for each in every if status_of(each) == status)
         described[status] = {"model": ErrorBody, "description": " · ".join(codes)}
+        if status in _HEADERS:
+            described[status]["headers"] = described_headers(_HEADERS[status])
     return described
+
+
+def described_headers(headers: Mapping[str, str]) -> dict[str, Any]:
+    """The OpenAPI description of an answer's headers."""
+    return {
+        name: {"description": why, "schema": {"type": "string"}} for name, why in headers.items()
+    }

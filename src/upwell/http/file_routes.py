@@ -8,10 +8,10 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from upwell import errors as e
 from upwell.http.downloads import FileResponse
-from upwell.http.errors import responses
+from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
 from upwell.http.guard import call
 from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
-from upwell.http.upload_routes import Offset, Take
+from upwell.http.upload_routes import TOTAL, Offset, Take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
     from upwell.model import CloudFile, Principal
 
-FileId = Annotated[str, Path(max_length=32)]
-_BINARY = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-_TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
+FileId = Annotated[str, Path(description="The CloudFile's `id`.")]
+_BINARY = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_HEADERS = {
+    "ETag": "Never changes for an id; take it for `If-None-Match` and `If-Range`.",
+    "Last-Modified": "When it was stored.",
+    "Content-Disposition": "The file's name; `attachment` unless its type is a safe one.",
+}
 
 
 def make_routes(verbs: Verbs) -> APIRouter:
@@ -34,8 +38,8 @@ def make_routes(verbs: Verbs) -> APIRouter:
 
 
 def _add_lists(router: APIRouter, verbs: Verbs) -> None:
-    listed = responses(e.ValidationFailed, e.ScopeMissing)
-    listed[200] = {"description": "Newest first.", "headers": _TOTAL}
+    listed = responses(e.ValidationFailed)
+    listed[200] = {"description": "Newest first.", "headers": TOTAL}
 
     @router.get("/me", summary="The caller's files", responses=listed)
     async def my_files(
@@ -48,9 +52,7 @@ def _add_lists(router: APIRouter, verbs: Verbs) -> None:
     @router.post(
         "/batches/delete",
         summary="Delete several files",
-        responses=responses(
-            e.ValidationFailed, e.ScopeMissing, e.BodyTooLarge, e.WrongMediaType, e.StorageFull
-        ),
+        responses=responses(*JSON_BODY),
     )
     async def delete_files(request: Request, body: BatchDelete) -> Deleted:
         """Ids that are not the caller's are passed over."""
@@ -59,10 +61,12 @@ def _add_lists(router: APIRouter, verbs: Verbs) -> None:
 
 
 def _add_content(router: APIRouter, verbs: Verbs) -> None:
-    content = responses(e.ValidationFailed, e.ScopeMissing, e.FileNotFound, e.RangeNotSatisfiable)
-    content[200] = {"description": "The bytes.", "content": _BINARY}
-    content[206] = {"description": "The range asked for.", "content": _BINARY}
-    content[304] = {"description": "The caller has them already."}
+    content = responses(e.ValidationFailed, e.FileNotFound, e.RangeNotSatisfiable)
+    whole = described_headers(_HEADERS)
+    part = described_headers({"Content-Range": "Which bytes, and of how many."}) | whole
+    content[200] = {"description": "The bytes.", "content": _BINARY, "headers": whole}
+    content[206] = {"description": "The range asked for.", "content": _BINARY, "headers": part}
+    content[304] = {"description": "The caller has them already.", "headers": whole}
 
     async def download_file(
         request: Request,
@@ -86,21 +90,13 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
 
 
 def _add_changes(router: APIRouter, verbs: Verbs) -> None:
-    found = responses(e.ValidationFailed, e.ScopeMissing, e.FileNotFound)
-    changed = responses(
-        e.ValidationFailed,
-        e.ScopeMissing,
-        e.FileNotFound,
-        e.BodyTooLarge,
-        e.WrongMediaType,
-        e.StorageFull,
-    )
+    changed = responses(*JSON_BODY, e.FileNotFound)
 
     async def answer(request: Request, verb: Callable[[Principal], CloudFile]) -> CloudFileOut:
         file = await call(request, verb)
         return CloudFileOut.of(file, verbs.pools[file.pool_id])
 
-    @router.get("/{file_id}/info", summary="The CloudFile", responses=found)
+    @router.get("/{file_id}/info", summary="The CloudFile", responses=responses(e.FileNotFound))
     async def file_info(request: Request, file_id: FileId) -> CloudFileOut:
         return await answer(request, lambda p: verbs.files.info(p, file_id))
 
@@ -117,7 +113,12 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
         marks = body.sensitive_marks
         return await answer(request, lambda p: verbs.files.set_marks(p, file_id, marks))
 
-    @router.delete("/{file_id}", summary="Delete", status_code=204, responses=found)
+    @router.delete(
+        "/{file_id}",
+        summary="Delete",
+        status_code=204,
+        responses=responses(*CHANGES, e.FileNotFound),
+    )
     async def delete_file(request: Request, file_id: FileId) -> Response:
         """The bytes go when no other file of the account shares them."""
         await call(request, lambda p: verbs.files.delete(p, file_id))

@@ -7,16 +7,16 @@ without a valid credential, and nothing that fails inside escapes in another sha
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 from upwell.errors import (
     AuthRequired,
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PROTECTED = ("/api/", "/drive/")
+CHUNK_PATH = "/files/upload/chunk/"
 SESSION_COOKIE = "upwell_session"
 JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -72,10 +73,12 @@ def trace_id_of(scope: Scope) -> str:
     return str(scope.get("state", {}).get("trace_id", ""))
 
 
-class Guard:
-    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+class Outside:
+    """The outermost layer: names, logs and times each request, and lets no failure out in
+    another shape than ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._accounts = accounts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -84,7 +87,7 @@ class Guard:
         scope.setdefault("state", {})["trace_id"] = secrets.token_hex(16)
         exchange = _Exchange(scope, send)
         try:
-            await self._guarded(scope, receive, exchange.send)
+            await self._app(scope, receive, exchange.send)
         except asyncio.CancelledError:
             exchange.aborted = True
             raise
@@ -93,13 +96,21 @@ class Guard:
         finally:
             exchange.log()
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith(PROTECTED):
+
+class Guard:
+    """Knows who asks, before anything of a protected request is parsed."""
+
+    def __init__(self, app: ASGIApp, accounts: Accounts) -> None:
+        self._app = app
+        self._accounts = accounts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
             headers = Headers(scope=scope)
-            secret = _secret_of(scope["method"], headers)
+            secret = secret_of(scope["method"], headers)
             principal = await in_thread(lambda: self._accounts.authenticate(secret))
             scope["state"]["principal"] = principal
-            if not _is_upload(scope["path"]):
+            if not scope["path"].endswith("/upload/direct"):
                 receive = _limited(headers, receive)
         await self._app(scope, receive, send)
 
@@ -134,6 +145,9 @@ class _Exchange:
 
     def log(self) -> None:
         """The path without its query: queries may carry secrets."""
+        quiet = self._status == 200 and CHUNK_PATH in self._scope["path"]
+        if quiet and not _log.is_enabled_for(logging.DEBUG):
+            return  # one line per chunk would drown the rest
         _log.info(
             "request",
             method=self._scope["method"],
@@ -153,7 +167,7 @@ def _known(error: Exception) -> UpwellError | None:
     return None
 
 
-def _secret_of(method: str, headers: Headers) -> str:
+def secret_of(method: str, headers: Headers) -> str:
     """The credential a request carries. Raises NotAuthenticated or CrossSite."""
     authorization = headers.get("authorization")
     if authorization is not None:
@@ -170,11 +184,7 @@ def _secret_of(method: str, headers: Headers) -> str:
 
 
 def _cookie(headers: Headers) -> str | None:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
-    except CookieError:
-        return None
-    return morsel.value if morsel else None
+    return cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
 
 
 def _same_origin(headers: Headers) -> bool:
@@ -183,11 +193,7 @@ def _same_origin(headers: Headers) -> bool:
     if site is not None:
         return site == "same-origin"
     origin = headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == headers.get("host")
-
-
-def _is_upload(path: str) -> bool:
-    return "/upload/chunk/" in path or path.endswith("/upload/direct")
+    return origin is None or origin.partition("://")[2] == headers.get("host")
 
 
 def _limited(headers: Headers, receive: Receive) -> Receive:

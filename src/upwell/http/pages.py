@@ -25,6 +25,7 @@ _CSP = {
     "form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
 }
 # Swagger UI sets style attributes; its script and styles are our own files.
 _DOCS_CSP = {
@@ -67,6 +68,8 @@ def make_routes(verbs: Verbs) -> APIRouter:
         try:
             secret = await in_thread(lambda: verbs.accounts.log_in(code))
         except UpwellError as error:
+            if "text/html" not in request.headers.get("accept", ""):
+                raise
             return _page("Upwell", f"<p>{html.escape(error.message)}</p>", status=401)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(

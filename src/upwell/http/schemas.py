@@ -32,6 +32,7 @@ from upwell.model import (
 
 MAX_SIZE = 1 << 60  # bytes; beyond every disk, within every integer on the way
 META_LIMIT = 64 << 10
+META_DEPTH = 100  # well within what every JSON library takes
 
 Instant = Annotated[
     datetime,
@@ -49,6 +50,9 @@ Secret = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 def _storable(meta: dict[str, Any]) -> dict[str, Any]:
+    if _depth(meta, META_DEPTH) > META_DEPTH:
+        message = f"must be nested at most {META_DEPTH} deep"
+        raise ValueError(message)
     try:
         size = len(json.dumps(meta, ensure_ascii=False, allow_nan=False).encode())
     except (ValueError, RecursionError):
@@ -58,6 +62,14 @@ def _storable(meta: dict[str, Any]) -> dict[str, Any]:
         message = f"must be at most {META_LIMIT} bytes as JSON"
         raise ValueError(message)
     return meta
+
+
+def _depth(value: Any, limit: int) -> int:
+    """How deep objects and arrays are nested; beyond ``limit``, some number above it."""
+    if not isinstance(value, (dict, list)):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max((_depth(each, limit - 1) for each in inner), default=0) if limit > 0 else 1
 
 
 class RequestBody(BaseModel):
@@ -121,10 +133,10 @@ class CreateUpload(RequestBody):
 
 
 class DirectUpload(CreateUpload):
-    """The form fields of a direct upload; text, as forms are."""
+    """The form fields of a direct upload; text, as forms are, and empty means absent. What
+    is absent, the file itself tells."""
 
-    file_name: Annotated[Name | None, Field(description="The file part's own name.")] = None  # type: ignore[assignment]
-    file_size: Annotated[int | None, Field(ge=0, le=MAX_SIZE)] = None  # type: ignore[assignment]
+    file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, description="Bytes.")]
     chunk_size: Annotated[int, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")] = (
         DEFAULT_CHUNK_SIZE
     )
@@ -145,7 +157,7 @@ class SetMarks(RequestBody):
 
 
 class BatchDelete(RequestBody):
-    file_ids: Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=1000)]
+    file_ids: Annotated[list[str], Field(max_length=1000)]
 
 
 class PoolRef(BaseModel):

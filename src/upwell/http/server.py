@@ -26,7 +26,9 @@ import termios
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     Send = Callable[[Any], Awaitable[None]]
+
+T = TypeVar("T")
 
 BUFFER_SIZE = 1 << 20
 HEAD_TIMEOUT = 20.0  # seconds from a connection's or a request's first byte to its whole head
@@ -150,7 +154,7 @@ class _Borrowed:
         self.socket.close()
 
 
-async def _in_thread(work: Callable[[], int], stop: Callable[[], None]) -> int:
+async def _in_thread(work: Callable[[], T], stop: Callable[[], None]) -> T:
     """Run ``work`` in a body thread. When cancelled, ``stop`` makes it end early, and this
     still waits for it: nobody may touch what it uses before it is done."""
     running = asyncio.get_running_loop().run_in_executor(_threads, work)
@@ -181,6 +185,56 @@ async def _until_ready(borrowed: _Borrowed, *, write: bool, seconds: float) -> b
     return True
 
 
+class Start(Enum):
+    """Whether the far end of a channel takes the body."""
+
+    NOW = auto()
+    LATER = auto()
+    OTHERWISE = auto()
+
+
+class End(Protocol):
+    """Where a channel's body goes. Both block, and are called in one thread at a time."""
+
+    def begin(self) -> Start: ...
+
+    def take(self, data: memoryview) -> None: ...
+
+
+class _Transfer:
+    """The part of a channel's work that is done in worker threads."""
+
+    def __init__(self, channel: BodyChannel, borrowed: _Borrowed | None, end: End) -> None:
+        self._channel = channel
+        self._borrowed = borrowed
+        self._end = end
+        self.total = channel.remaining
+        self.start: Start | None = None
+        self.got = 0
+
+    def first(self) -> Start:
+        """Ask the end; if it is willing, go on at once with what has come."""
+        self.start = self._end.begin()
+        if self.start is Start.NOW:
+            self._end.take(memoryview(self._channel.buffered))
+            if not self._channel.asked_for_100:
+                self.more()
+        return self.start
+
+    def more(self) -> None:
+        if self._borrowed:
+            self.got = self._borrowed.receive(self._take, self._channel.remaining)
+
+    def stop(self) -> None:
+        if self._borrowed:
+            with suppress(OSError):
+                self._borrowed.socket.shutdown(socket.SHUT_RD)
+
+    def _take(self, data: memoryview) -> None:
+        self._channel.remaining -= len(data)
+        self._end.take(data)
+
+
 class BodyChannel:
     """What the extension ``upwell.body`` offers for one request.
 
@@ -193,62 +247,59 @@ class BodyChannel:
     def __init__(self, protocol: UpwellProtocol, cycle: RequestResponseCycle, length: int) -> None:
         self._protocol = protocol
         self._cycle = cycle
-        protocol.flow.pause_reading()
+        if cycle.more_body:
+            protocol.flow.pause_reading()
+        self.asked_for_100 = cycle.waiting_for_100_continue
         self.buffered = bytes(cycle.body)
         self.remaining = length - len(self.buffered)
 
     async def receive(
-        self, take: Callable[[memoryview], None], tick: Callable[[int], None], *, skip: int = 0
-    ) -> None:
-        """Hand the whole body, less its first ``skip`` bytes, to ``take``, in a thread, in order.
+        self,
+        end: End,
+        tick: Callable[[int], None],
+        later: Callable[[], Awaitable[None]],
+    ) -> bool:
+        """Hand the whole body to ``end.take``, in a thread, in order, after ``end.begin``.
 
-        ``tick`` is called about once a second with the bytes that have reached this machine
-        so far, in the loop; what it raises ends the transfer. What ``take`` raises ends it
-        too; then the rest of the body is discarded and the connection stays usable. Raises
-        ConnectionGone when the peer closes before the end.
+        True when all of it was taken; False, and nothing read, when ``begin`` said
+        ``OTHERWISE``. ``later`` is awaited before ``begin`` is asked again after ``LATER``.
+        ``tick`` is called about once a second, in the loop, with the bytes that have reached
+        this machine so far. What one of them raises ends the transfer; then the rest of the
+        body is discarded and the connection stays usable. Raises ConnectionGone when the
+        peer closes before the end.
         """
-        borrowed = self._protocol.lend(self._cycle)
+        borrowed = self._protocol.lend() if self.remaining else None
+        transfer = _Transfer(self, borrowed, end)
         try:
-            await self._receive(borrowed, take, tick, memoryview(self.buffered)[skip:])
+            start = await _in_thread(transfer.first, transfer.stop)
+            while start is Start.LATER:
+                await later()
+                start = await _in_thread(transfer.first, transfer.stop)
+            if start is Start.NOW and borrowed:
+                self._protocol.continue_100(self._cycle)
+                await self._receive_rest(transfer, borrowed, tick)
         except ConnectionGone:
             self._cycle.keep_alive = False
             raise
         finally:
-            borrowed.close()
-            self._protocol.take_back(self._cycle, self.remaining)
+            if borrowed:
+                borrowed.close()
+                if transfer.start is not Start.OTHERWISE:
+                    self._protocol.take_back(self._cycle, self.remaining)
+        return start is Start.NOW
 
-    async def _receive(
-        self,
-        borrowed: _Borrowed,
-        take: Callable[[memoryview], None],
-        tick: Callable[[int], None],
-        pending: memoryview,
+    async def _receive_rest(
+        self, transfer: _Transfer, borrowed: _Borrowed, tick: Callable[[int], None]
     ) -> None:
-        total = self.remaining
         next_tick = time.monotonic() + TICK
-
-        def counted(data: memoryview) -> None:
-            self.remaining -= len(data)
-            take(data)
-
-        def work() -> int:
-            nonlocal pending
-            first, pending = pending, pending[:0]
-            if first:
-                take(first)
-            return borrowed.receive(counted, self.remaining)
-
-        def stop() -> None:
-            borrowed.socket.shutdown(socket.SHUT_RD)
-
         while self.remaining:
-            got = await _in_thread(work, stop)
-            if not got and self.remaining:
+            if not transfer.got:
                 borrowed.wake_at(min(self.remaining, _LOW_WATER))
                 await _until_ready(borrowed, write=False, seconds=TICK)
-            if self.remaining and time.monotonic() >= next_tick:
+            if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
-                tick(total - self.remaining + borrowed.waiting())
+                tick(transfer.total - self.remaining + borrowed.waiting())
+            await _in_thread(transfer.more, transfer.stop)
 
     def abandon(self) -> None:
         """The rest is not worth waiting for: close the connection after the answer."""
@@ -311,10 +362,12 @@ class UpwellProtocol(HttpToolsProtocol):
             if self.scheme == "http":
                 extensions["http.response.zerocopysend"] = {}
                 length = self._whole_length(cycle)
-                if length is not None and cycle is self.cycle and cycle.more_body:
+                if length is not None and cycle is self.cycle:
                     extensions["upwell.body"] = BodyChannel(self, cycle, length)
 
             async def sending(message: Any) -> None:
+                if cycle.waiting_for_100_continue and cycle.more_body:
+                    cycle.keep_alive = False  # whether its body comes now, nobody can tell
                 if message["type"] == "http.response.zerocopysend":
                     await self._send_file(cycle, message, send)
                 else:
@@ -349,15 +402,19 @@ class UpwellProtocol(HttpToolsProtocol):
 
     # the body's way out of the loop
 
-    def lend(self, cycle: RequestResponseCycle) -> _Borrowed:
+    def lend(self) -> _Borrowed:
         """The socket is the caller's to read from until ``take_back``."""
-        if cycle.waiting_for_100_continue:
+        return _Borrowed(self.transport)
+
+    def continue_100(self, cycle: RequestResponseCycle) -> None:
+        if cycle.waiting_for_100_continue and not self.transport.is_closing():
             cycle.waiting_for_100_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        return _Borrowed(self.transport)
 
     def take_back(self, cycle: RequestResponseCycle, unread: int) -> None:
         """Read in the loop again, from behind the body; ``unread`` bytes of it are dropped."""
+        if unread and cycle.waiting_for_100_continue:
+            cycle.keep_alive = False  # whether its body comes now, nobody can tell
         cycle.body = bytearray()
         cycle.more_body = False
         cycle.message_event.set()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,10 +13,11 @@ from pydantic import ValidationError
 from starlette.responses import StreamingResponse
 
 from upwell import errors as e
-from upwell.core.uploads import Checksum, Verifying
-from upwell.http import bodies
-from upwell.http.direct import received_form
-from upwell.http.errors import responses
+from upwell.core.uploads import Verifying
+from upwell.http.bodies import receive_chunk
+from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
+from upwell.http.direct import Budget, received_form
+from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, responses
 from upwell.http.guard import call, in_thread
 from upwell.http.schemas import (
     CloudFileOut,
@@ -37,13 +36,20 @@ if TYPE_CHECKING:
 
     from upwell.core.verbs import Verbs
 
-TaskId = Annotated[str, Path(description="From create.", max_length=64)]
+TaskId = Annotated[str, Path(description="From create.")]
 Offset = Annotated[int, Query(ge=0, le=1 << 31, description="Rows to skip.")]
 Take = Annotated[int, Query(ge=1, le=100, description="Rows to answer.")]
 
 _EVENT_INTERVAL = 0.5  # seconds between looks at a task whose progress is streamed
 _KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
-_TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
+TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
+_REFUSALS = (
+    e.EncryptionNotAllowed,
+    e.TypeNotAccepted,
+    e.PoolNotFound,
+    e.BundleNotFound,
+    e.FileTooLarge,
+)
 _CHUNK_BODY = {
     "type": "object",
     "required": ["chunk"],
@@ -67,16 +73,8 @@ def _add_create(router: APIRouter, verbs: Verbs) -> None:
         "/upload/create",
         summary="Create an upload task",
         responses=responses(
-            e.ValidationFailed,
-            e.ScopeMissing,
-            e.EncryptionNotAllowed,
-            e.TypeNotAccepted,
-            e.PoolNotFound,
-            e.BundleNotFound,
-            e.FileTooLarge,
-            e.BodyTooLarge,
-            e.WrongMediaType,
-            e.StorageFull,
+            *JSON_BODY,
+            *_REFUSALS,
         ),
     )
     async def create_upload(request: Request, body: CreateUpload) -> FileExists | TaskCreated:
@@ -91,17 +89,15 @@ def _add_create(router: APIRouter, verbs: Verbs) -> None:
 
 def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
     described = responses(
+        *FORM_BODY,
         e.ChunkIndexInvalid,
         e.ChunkSizeMismatch,
         e.ChecksumMismatch,
-        e.BodyTimeout,
-        e.ScopeMissing,
+        e.ChecksumUnsupported,
         e.TaskNotFound,
         e.TaskClosed,
         e.ChunkBusy,
         e.ChunkSuperseded,
-        e.WrongMediaType,
-        e.StorageFull,
     )
     described[200] = {"description": "The chunk is durable.", "content": {}}
 
@@ -113,19 +109,16 @@ def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
             str | None,
             Header(
                 description="`algorithm base64` of the chunk, as in tus.",
-                pattern=r"^[A-Za-z0-9-]{1,16} [A-Za-z0-9+/]{1,88}={0,2}$",
+                pattern=CHECKSUM_HEADER,
             ),
         ] = None,
     ) -> Response:
         """From the 200 on, the chunk survives a crash of the process and of the machine."""
+        principal: Principal = request.scope["state"]["principal"]
         checksum = parse_checksum(upload_checksum)
-        writer = await call(
-            request, lambda p: verbs.uploads.open_chunk(p, task_id, chunk_index, checksum)
+        await receive_chunk(
+            request, lambda: verbs.uploads.open_chunk(principal, task_id, chunk_index, checksum)
         )
-        try:
-            await bodies.receive_chunk(request, writer)
-        finally:
-            writer.close()
         return Response(status_code=200)
 
     path = "/upload/chunk/{task_id}/{chunk_index}"
@@ -151,13 +144,11 @@ def _add_complete(router: APIRouter, verbs: Verbs) -> None:
         "/upload/complete/{task_id}",
         summary="Verify and complete",
         responses=responses(
-            e.ValidationFailed,
+            *CHANGES,
             e.ChunksMissing,
             e.HashMismatch,
-            e.ScopeMissing,
             e.TaskNotFound,
             e.TaskClosed,
-            e.StorageFull,
         ),
     )
     async def complete_upload(request: Request, task_id: TaskId) -> CloudFileOut:
@@ -174,12 +165,12 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
     @router.get(
         "/upload/resume/{task_id}",
         summary="What is here and what is missing",
-        responses=responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound),
+        responses=responses(e.TaskNotFound),
     )
     async def resume_upload(request: Request, task_id: TaskId) -> ResumeOut:
         return await _resume(verbs, request, task_id)
 
-    streamed = responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound)
+    streamed = responses(e.TaskNotFound)
     streamed[200] = {
         "description": "The figures; as `text/event-stream` when asked for, an event "
         "`progress` whenever they change, until the upload ends.",
@@ -205,8 +196,8 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
-    listed = responses(e.ValidationFailed, e.ScopeMissing)
-    listed[200] = {"description": "Newest first.", "headers": _TOTAL}
+    listed = responses(e.ValidationFailed)
+    listed[200] = {"description": "Newest first.", "headers": TOTAL}
 
     @router.get("/upload/tasks", summary="The caller's tasks", responses=listed)
     async def list_tasks(
@@ -224,7 +215,7 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
         "/upload/{task_id}",
         summary="Cancel an upload",
         status_code=204,
-        responses=responses(e.ValidationFailed, e.ScopeMissing, e.TaskNotFound, e.TaskClosed),
+        responses=responses(*CHANGES, e.TaskNotFound, e.TaskClosed),
     )
     async def cancel_upload(request: Request, task_id: TaskId) -> Response:
         """Its bytes are freed; cancelling again is fine."""
@@ -237,34 +228,27 @@ def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int) -> None:
     form["properties"]["file"] = {"type": "string", "format": "binary"}
     form["required"] = ["file"]
     body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    budget = Budget()
 
     @router.post(
         "/upload/direct",
         summary="Store a small file in one request",
         responses=responses(
-            e.ValidationFailed,
+            *FORM_BODY,
+            *_REFUSALS,
             e.HashMismatch,
-            e.BodyTimeout,
-            e.ScopeMissing,
-            e.EncryptionNotAllowed,
-            e.TypeNotAccepted,
-            e.PoolNotFound,
-            e.BundleNotFound,
-            e.FileTooLarge,
             e.BodyTooLarge,
-            e.WrongMediaType,
-            e.StorageFull,
         ),
         openapi_extra={"requestBody": body},
     )
     async def upload_direct(request: Request) -> CloudFileOut:
         """For what fits into memory; anything larger goes by chunks."""
-        async with received_form(request, direct_max_size) as form:
+        async with received_form(request, direct_max_size, budget) as form:
             try:
-                fields = DirectUpload.model_validate(form.fields)
+                new = DirectUpload.model_validate(form.values()).command()
             except ValidationError as error:
                 raise RequestValidationError(error.errors()) from None
-            new, data = form.command(fields), form.data
+            data = bytes(form.content)
             file = await call(request, lambda p: verbs.uploads.store_direct(p, new, data))
         return _out(verbs, file)
 
@@ -298,21 +282,6 @@ async def _events(verbs: Verbs, request: Request, task_id: str) -> AsyncIterator
 
 def _event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
-
-
-def parse_checksum(header: str | None) -> Checksum | None:
-    """``Upload-Checksum: algorithm base64`` (tus 1.0, checksum). Raises ValidationFailed."""
-    if header is None:
-        return None
-    algorithm, _, encoded = header.partition(" ")
-    try:
-        digest = base64.b64decode(encoded, validate=True)
-    except binascii.Error:
-        why = "must be an algorithm, a space, and the digest in base64"
-        raise e.ValidationFailed(
-            f"Upload-Checksum {why}.", errors={"Upload-Checksum": [why]}
-        ) from None
-    return Checksum(algorithm.lower().replace("-", ""), digest)
 
 
 def _out(verbs: Verbs, file: CloudFile) -> CloudFileOut:
