@@ -2,7 +2,8 @@
 
 Every contender gets the same bytes from the same cheap client, stores them on the same disk,
 and is checked for having stored exactly them. Start it with bench/run.sh, which builds what
-it needs; results go to bench/results/latest.md and latest.json.
+it needs; results go to bench/results/latest.md and latest.json (of --quick: to
+bench/build/results).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from . import contenders, report, tables
-from .measure import BUILD, GIB, MIB, BenchError, progress
+from .measure import BENCH, BUILD, GIB, MIB, BenchError, progress
 
 EXAMPLES = """\
 examples:
@@ -115,6 +116,7 @@ def _settings(args: argparse.Namespace, folder: Path) -> tables.Settings:
 
 def _run(args: argparse.Namespace, folder: Path) -> None:
     settings = _settings(args, folder)
+    results = BUILD / "results" if args.quick else report.RESULTS  # a smoke run replaces nothing
     facts = report.machine(folder, shlex.join(["bench/run.sh", *sys.argv[1:]]))
     versions = {kind.name: kind().version() for kind in settings.contenders}
     made: list[report.Table] = []
@@ -123,8 +125,10 @@ def _run(args: argparse.Namespace, folder: Path) -> None:
         if table.rows:
             made.append(table)
             print(table.markdown(), flush=True)
-            report.write(facts, versions, made)  # after each: a later failure loses nothing
-    progress("wrote bench/results/latest.md and bench/results/latest.json")
+            report.write(
+                results, facts, versions, made
+            )  # after each: a later failure loses nothing
+    progress(f"wrote latest.md and latest.json in {results.relative_to(BENCH.parent)}")
 
 
 def main() -> int:

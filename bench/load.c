@@ -45,7 +45,7 @@ static const char USAGE[] =
     "  content write the whole content to the local file PATH\n"
     "  warm    touch --total bytes of memory and give them back\n"
     "  digest  print the SHA-256 of the whole content\n"
-    "options: --port N --path TEXT --connections N --chunk BYTES --total BYTES --seed N\n"
+    "options: --port N --path TEXT --connections N --chunk BYTES --total BYTES\n"
     "  --header LINE (repeatable) --create PATH --create-body JSON --final 'METHOD PATH'\n"
     "  --requests N --first N --verify; {task_id} in paths is what --create answered\n";
 
@@ -57,9 +57,8 @@ static struct {
     const char *mode, *path, *create, *create_body, *final;
     int port, connections, verify;
     size_t chunk, total, first, requests;
-    uint64_t seed;
     char headers[HEAD / 2];
-} option = {.path = "/", .connections = 1, .chunk = 5 << 20, .requests = 1, .seed = 1};
+} option = {.path = "/", .connections = 1, .chunk = 5 << 20, .requests = 1};
 
 static char *content; /* WINDOW + chunk pseudo-random bytes */
 static size_t units;
@@ -96,7 +95,7 @@ static void make_content(void) {
     size_t size = WINDOW + option.chunk;
     content = malloc(size);
     if (!content) fail("no memory");
-    uint64_t x = 0x9e3779b97f4a7c15ull * option.seed;
+    uint64_t x = 0x9e3779b97f4a7c15ull;
     for (size_t i = 0; i < size; i++) { /* xorshift64 */
         x ^= x << 13, x ^= x >> 7, x ^= x << 17;
         content[i] = (char)(x >> 32);
@@ -367,7 +366,7 @@ static int text_field(char *out, size_t size, const char *name, const char *valu
 static void unit_direct(struct connection *c, size_t index) {
     char part[2048], name[64], length[32];
     int at = 0, size = sizeof part;
-    snprintf(name, sizeof name, "file-%llu-%zu.bin", (unsigned long long)option.seed, index);
+    snprintf(name, sizeof name, "file-%zu.bin", index);
     snprintf(length, sizeof length, "%zu", length_of(index));
     at += text_field(part + at, (size_t)(size - at), "hash", hashes[index]);
     at += text_field(part + at, (size_t)(size - at), "file_name", name);
@@ -380,9 +379,9 @@ static void unit_direct(struct connection *c, size_t index) {
 static void unit_task(struct connection *c, size_t index) {
     char json[1024], path[HEAD / 4], part[512];
     snprintf(json, sizeof json,
-             "{\"hash\":\"%s\",\"file_name\":\"task-%llu-%zu.bin\",\"file_size\":%zu,"
+             "{\"hash\":\"%s\",\"file_name\":\"task-%zu.bin\",\"file_size\":%zu,"
              "\"content_type\":\"application/x-bench\"}",
-             hashes[index], (unsigned long long)option.seed, index, length_of(index));
+             hashes[index], index, length_of(index));
     call(c, "POST", option.create, "Content-Type: application/json\r\n", json);
     char *answer = strdup(c->body);
     with_task(path, sizeof path, option.path, answer);
@@ -500,7 +499,7 @@ static void measure(void) {
 static void parse(int argc, char **argv) {
     static const struct option names[] = {
         {"port", 1, 0, 'p'},     {"path", 1, 0, 'u'},   {"connections", 1, 0, 'n'},
-        {"chunk", 1, 0, 'c'},    {"total", 1, 0, 't'},  {"seed", 1, 0, 's'},
+        {"chunk", 1, 0, 'c'},    {"total", 1, 0, 't'},
         {"header", 1, 0, 'h'},   {"create", 1, 0, 'C'}, {"create-body", 1, 0, 'B'},
         {"final", 1, 0, 'F'},    {"first", 1, 0, 'f'},  {"requests", 1, 0, 'r'},
         {"verify", 0, 0, 'v'},   {0, 0, 0, 0}};
@@ -514,7 +513,6 @@ static void parse(int argc, char **argv) {
         case 'n': option.connections = atoi(optarg); break;
         case 'c': option.chunk = strtoul(optarg, NULL, 10); break;
         case 't': option.total = strtoul(optarg, NULL, 10); break;
-        case 's': option.seed = strtoul(optarg, NULL, 10); break;
         case 'C': option.create = optarg; break;
         case 'B': option.create_body = optarg; break;
         case 'F': option.final = optarg; break;

@@ -65,14 +65,16 @@ def machine(folder: Path, command: str) -> dict[str, str]:
     }
 
 
-def write(facts: Mapping[str, str], versions: Mapping[str, str], tables: list[Table]) -> None:
-    """Write results/latest.json and results/latest.md."""
-    RESULTS.mkdir(exist_ok=True)
+def write(
+    folder: Path, facts: Mapping[str, str], versions: Mapping[str, str], tables: list[Table]
+) -> None:
+    """Write latest.json and latest.md into the folder."""
+    folder.mkdir(exist_ok=True)
     whole = {"machine": facts, "versions": versions, "tables": [asdict(t) for t in tables]}
-    (RESULTS / "latest.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (folder / "latest.json").write_text(json.dumps(whole, indent=1) + "\n")
     lines = ["# Benchmark results", "", "How to run and read this: [README](../README.md).", ""]
     lines += [f"- {name}: {f'`{v}`' if name == 'command' else v}" for name, v in facts.items()]
     lines += ["", "Contenders:", ""]
     lines += [f"- `{name}`: {value}" for name, value in versions.items()]
     text = "\n".join(lines) + "\n\n" + "\n".join(table.markdown() for table in tables)
-    (RESULTS / "latest.md").write_text(text)
+    (folder / "latest.md").write_text(text)

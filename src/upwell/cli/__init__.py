@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from upwell.cli import commands
+from upwell.cli import commands, server
 from upwell.cli.exits import HELP
-
-try:
-    from upwell.cli import server
-except ImportError:  # TEMP
-    server = typer.Typer()
-    server.login = server.serve = lambda: None
-    server.account_app = typer.Typer()
-    server.token_app = typer.Typer()
 
 app = typer.Typer(
     name="upwell",
@@ -52,8 +44,8 @@ app.command(epilog=HELP, rich_help_panel="Files")(commands.ls)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.rm)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.tasks)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.cancel)
-app.command(rich_help_panel="Files")(server.login)
 app.command(rich_help_panel="Server")(server.serve)
+app.command(rich_help_panel="Server")(server.login)
 app.add_typer(server.account_app, name="account", rich_help_panel="Server")
 app.add_typer(server.token_app, name="token", rich_help_panel="Server")
 

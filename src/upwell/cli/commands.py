@@ -58,49 +58,74 @@ Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
 Offset = Annotated[int, typer.Option(min=0, help="Skip so many.")]
 
 
-def put(  # noqa: PLR0913, PLR0917 - a parameter is an option
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="What to upload.", show_default=False)
-    ],
-    recursive: Annotated[
-        bool, typer.Option("--recursive", "-r", help="Upload the files in folders too.")
-    ] = False,
-    name: Annotated[
-        str | None, typer.Option(help="The file's name on the server (one file only).")
-    ] = None,
-    pool: Annotated[str | None, typer.Option(metavar="ID", help="The pool to store it in.")] = None,
-    bundle: Annotated[str | None, typer.Option(metavar="ID", help="A bundle to put it in.")] = None,
-    expires: Annotated[
-        str | None,
-        typer.Option(metavar="WHEN", help="Gone after 7d, 12h… or at 2030-01-31T12:00:00Z."),
-    ] = None,
-    content_type: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE", help="The media type. (default: by the name)"),
-    ] = None,
-    check_first: Annotated[
-        bool,
-        typer.Option(
-            "--check-first",
-            help="Read the file twice, so that what the account already has is not sent.",
-        ),
-    ] = False,
-    chunk_size: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="5MiB, 8M…; the server has the last word. (env: UPWELL_CHUNK_SIZE)",
-            rich_help_panel=CONNECTION,
-        ),
-    ] = None,
-    connections: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Chunks on their way at once. (env: UPWELL_CONNECTIONS; default: 4)",
-            rich_help_panel=CONNECTION,
-        ),
-    ] = None,
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE…", help="What to upload.", show_default=False)
+]
+FileIds = Annotated[
+    list[str], typer.Argument(metavar="FILE_ID…", help="Which files.", show_default=False)
+]
+TaskIds = Annotated[
+    list[str], typer.Argument(metavar="TASK_ID…", help="Which uploads.", show_default=False)
+]
+Recursive = Annotated[
+    bool, typer.Option("--recursive", "-r", help="Upload the files in folders too.")
+]
+Name = Annotated[str | None, typer.Option(help="The file's name on the server (one file only).")]
+Pool = Annotated[str | None, typer.Option(metavar="ID", help="The pool to store it in.")]
+Bundle = Annotated[str | None, typer.Option(metavar="ID", help="A bundle to put it in.")]
+Expires = Annotated[
+    str | None,
+    typer.Option(metavar="WHEN", help="Gone after 7d, 12h… or at 2030-01-31T12:00:00Z."),
+]
+ContentType = Annotated[
+    str | None, typer.Option(metavar="TYPE", help="The media type (default: by the name).")
+]
+CheckFirst = Annotated[
+    bool,
+    typer.Option(
+        "--check-first",
+        help="Read the file twice, so that what the account already has is not sent.",
+    ),
+]
+ChunkSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="5MiB, 8M…; the server has the last word. (env: UPWELL_CHUNK_SIZE)",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Connections = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Chunks on their way at once. (env: UPWELL_CONNECTIONS; default: 4)",
+        rich_help_panel=CONNECTION,
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are there.")]
+Everything = Annotated[
+    bool, typer.Option("--all", help="Also those that are completed, cancelled or expired.")
+]
+
+
+def put(  # noqa: PLR0913 - a parameter is an option
+    files: Files,
+    recursive: Recursive = False,
+    name: Name = None,
+    pool: Pool = None,
+    bundle: Bundle = None,
+    expires: Expires = None,
+    content_type: ContentType = None,
+    check_first: CheckFirst = False,
+    chunk_size: ChunkSize = None,
+    connections: Connections = None,
     patience: Patience = "15m",
     server: Server = None,
     token_file: TokenFile = None,
@@ -132,18 +157,10 @@ def put(  # noqa: PLR0913, PLR0917 - a parameter is an option
     transfer.put(wanted, transfer.Manner(given, patience, quiet=quiet, json=json))
 
 
-def get(  # noqa: PLR0913, PLR0917 - a parameter is an option
-    files: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE_ID…", help="What to download.", show_default=False),
-    ],
-    output: Annotated[
-        str,
-        typer.Option(
-            "--output", "-o", metavar="PATH", help="A file, a folder, or - for standard output."
-        ),
-    ] = ".",
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+def get(  # noqa: PLR0913 - a parameter is an option
+    files: FileIds,
+    output: Target = ".",
+    force: Force = False,
     patience: Patience = "15m",
     server: Server = None,
     token_file: TokenFile = None,
@@ -160,7 +177,7 @@ def get(  # noqa: PLR0913, PLR0917 - a parameter is an option
     transfer.get(files, output, force=force, manner=manner)
 
 
-def ls(  # noqa: PLR0913, PLR0917 - a parameter is an option
+def ls(  # noqa: PLR0913 - a parameter is an option
     limit: Limit = 50,
     offset: Offset = 0,
     server: Server = None,
@@ -177,9 +194,7 @@ def ls(  # noqa: PLR0913, PLR0917 - a parameter is an option
 
 
 def rm(
-    files: Annotated[
-        list[str], typer.Argument(metavar="FILE_ID…", help="What to delete.", show_default=False)
-    ],
+    files: FileIds,
     server: Server = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -193,10 +208,8 @@ def rm(
     manage.delete_files(given, files, json=json)
 
 
-def tasks(  # noqa: PLR0913, PLR0917 - a parameter is an option
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also those that are completed, cancelled or expired.")
-    ] = False,
+def tasks(  # noqa: PLR0913 - a parameter is an option
+    everything: Everything = False,
     limit: Limit = 50,
     offset: Offset = 0,
     server: Server = None,
@@ -214,9 +227,7 @@ def tasks(  # noqa: PLR0913, PLR0917 - a parameter is an option
 
 
 def cancel(
-    tasks: Annotated[
-        list[str], typer.Argument(metavar="TASK_ID…", help="What to cancel.", show_default=False)
-    ],
+    tasks: TaskIds,
     server: Server = None,
     token_file: TokenFile = None,
     config: Config = None,

@@ -49,8 +49,11 @@ def size(count: int) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds for a person: ``4.2 s``, ``2:05``, ``1:02:03``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
+    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them: ``0:07``, ``2:05``, ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -196,7 +199,7 @@ class Display(Watcher):
         with self._lock:
             if self._waiting:
                 return wait_text(self._waiting, max(0.0, self._until - monotonic()))
-        return "" if remaining is None else f"{duration(round(remaining))} left"
+        return "" if remaining is None else f"{clock(remaining)} left"
 
     def _done(self) -> int:
         return next(int(task.completed) for task in self._bars.tasks if task.id == self._current)
@@ -213,8 +216,6 @@ class Display(Watcher):
 
 
 class _Outlook(ProgressColumn):
-    max_refresh = 0.5
-
     def __init__(self, display: Display) -> None:
         super().__init__()
         self._display = display

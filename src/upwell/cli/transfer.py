@@ -134,7 +134,7 @@ def _upload(
     states: UploadStates | None,
 ) -> Done:
     started = monotonic()
-    with display.file(str(item.path), item.size):
+    with display.file(item.name or item.path.name, item.size):
         uploaded = upload_file(client, item.path, options, watcher=display, states=states)
     file = uploaded.file
     status = "existing" if uploaded.existing else "uploaded"

@@ -127,7 +127,10 @@ class _Stream:
         self._stream = stream
 
     def write(self, data: bytes) -> None:
-        self._stream.write(data)
+        try:
+            self._stream.write(data)
+        except OSError as error:
+            raise LocalFileError(f"The output cannot be written: {error.strerror}.") from error
 
     def restart(self) -> None:
         raise ContentMismatch("The file changed on the server while it was being received.")

@@ -64,7 +64,10 @@ class Remembered:
 
 
 class Claim:
-    """The exclusive right to one upload while it lasts; remembers nothing when it has no book."""
+    """The exclusive right to one upload while it lasts; remembers nothing when it has no book.
+
+    A book that cannot be written costs a later resume, never the upload.
+    """
 
     def __init__(self, key: UploadKey, book: UploadStates | None, *, waited: bool = False) -> None:
         self._key = key
@@ -77,13 +80,16 @@ class Claim:
 
     def remember(self, task_id: str, fingerprint: Fingerprint) -> None:
         """Remember the task for a later run."""
-        if self._book:
-            self._book.remember(self._key, Remembered(task_id, fingerprint))
+        self._write(Remembered(task_id, fingerprint))
 
     def forget(self) -> None:
         """The task is over."""
+        self._write(None)
+
+    def _write(self, upload: Remembered | None) -> None:
         if self._book:
-            self._book.remember(self._key, None)
+            with suppress(OSError):
+                self._book.remember(self._key, upload)
 
 
 class UploadStates:
@@ -139,7 +145,7 @@ class UploadStates:
     def _read(self) -> dict[str, Any]:
         try:
             book = json.loads(self._file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             # A broken book costs a resume, never an upload.
             return {}
         uploads = book.get("uploads") if isinstance(book, dict) else None

@@ -90,8 +90,8 @@ def upload_file(
     watcher = watcher or Watcher()
     with Source.open(Path(path)) as source:
         name = _text(options.name or source.path.name)
-        absolute = str(source.path.absolute())
-        key = UploadKey(client.server, absolute, name, options.pool_id, options.bundle_id)
+        resolved = str(source.path.resolve())
+        key = UploadKey(client.server, resolved, name, options.pool_id, options.bundle_id)
         held = nullcontext(Claim(key, None))
         busy = "Another run is sending this file; waiting for it."
         with states.claim(key, lambda: watcher.note(busy)) if states else held as claim:
@@ -213,10 +213,13 @@ class _Upload:
         return task if fits else None
 
     def _created(self) -> UploadTask | CloudFile:
-        created = self._client.create_upload(self._new_file(self._hash_beforehand()))
-        if isinstance(created, UploadTask):
-            self._claim.remember(created.id, self._source.fingerprint)
-        return created
+        digest = self._hash_beforehand()
+        created = self._client.create_upload(self._new_file(digest))
+        if isinstance(created, CloudFile):
+            return created
+        self._claim.remember(created.id, self._source.fingerprint)
+        # For a known hash it may be a task of an earlier run that this machine knows nothing of.
+        return self._client.resume(created.id) if digest and created.chunks_count > 1 else created
 
     def _hash_beforehand(self) -> str | None:
         if self._source.size <= min(self._options.chunk_size or DEFAULT_CHUNK_SIZE, MAX_HELD):
