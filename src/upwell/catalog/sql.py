@@ -50,7 +50,6 @@ class SqlCatalog:
         database = Sqlite(_file_path(url_or_path))
         try:
             migrate(database)
-            database.start()
         except BaseException as error:
             database.close()
             if isinstance(error, OSError):

@@ -60,9 +60,6 @@ class Sqlite:
         self._idle: deque[Connection] = deque()
         self._closed = False
 
-    def start(self) -> None:
-        self._writer.start()
-
     def read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query``; each of its statements sees what was committed when it began."""
         connection = self._borrow()

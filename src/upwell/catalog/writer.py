@@ -1,14 +1,15 @@
-"""The group-commit writer: one thread, one connection, many writes to a commit.
+"""The group-commit writer: one connection, many writes to a commit.
 
 A commit with ``synchronous=FULL`` costs a sync of the disk. While one is under way, new
-writes queue up, and the next commit takes all of them: the disk sets the pace, not the
-number of callers. A lone caller never waits for company.
+writes queue up, and whichever of their callers comes to lead commits all of them: the disk
+sets the pace, not the number of callers. A lone caller waits for nobody, and no thread is
+woken for it.
 """
 
 from __future__ import annotations
 
 import threading
-from queue import Empty, SimpleQueue
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from upwell.errors import NotReady
@@ -33,7 +34,7 @@ def driver_connection(connection: Connection) -> sqlite3.Connection:
 
 
 class Job:
-    """A write and its outcome; ``done`` is held until there is one."""
+    """A write and its outcome."""
 
     __slots__ = ("done", "error", "result", "work")
 
@@ -41,8 +42,7 @@ class Job:
         self.work = work
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
+        self.done = False
 
 
 class Writer:
@@ -51,68 +51,50 @@ class Writer:
     def __init__(self, connect: Callable[[], Connection], turns: Turns) -> None:
         self._connect = connect
         self._turns = turns
-        self._queue: SimpleQueue[Job | None] = SimpleQueue()
-        self._gate = threading.Lock()
+        self._queue: deque[Job] = deque()
+        self._lead = threading.Lock()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="catalog-writer", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+        self._connection: Connection | None = None
 
     def submit(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction. What it raises undoes it alone, and comes out here;
         a commit that fails undoes, and comes out of, every write that was in it."""
         job = Job(work)
-        with self._gate:
-            if self._closed:
-                raise NotReady("The catalog is closed: the server is shutting down.")
-            self._queue.put(job)
-        job.done.acquire()
+        self._queue.append(job)
+        with self._lead:
+            while not job.done:
+                self._commit(self._take())
         if job.error is not None:
             raise job.error
         result: T = job.result
         return result
 
     def close(self) -> None:
-        """Finish what is queued, then stop."""
-        with self._gate:
-            if self._closed:
-                return
+        """Finish what is queued, then refuse."""
+        with self._lead:
+            while batch := self._take():
+                self._commit(batch)
             self._closed = True
-            self._queue.put(None)
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        connection: Connection | None = None
-        while batch := self._take():
-            try:
-                connection = connection or self._connect()
-                with self._turns.turn():
-                    _Batch(connection, batch).run()
-            except BaseException as error:  # noqa: BLE001 - each caller gets it; the thread lives
-                _fail(batch, error)
-            finally:
-                for job in batch:
-                    job.done.release()
-        if connection is not None:
-            connection.close()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _take(self) -> list[Job]:
-        """What is queued, waiting for the first; nothing when closed."""
-        batch: list[Job] = []
-        job = self._queue.get()
-        while job is not None:
-            batch.append(job)
-            if len(batch) == MAX_BATCH:
-                return batch
-            try:
-                job = self._queue.get_nowait()
-            except Empty:
-                return batch
-        if batch:
-            self._queue.put(None)  # finish these first; nothing comes after the end mark
-        return batch
+        return [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
+
+    def _commit(self, batch: list[Job]) -> None:
+        try:
+            if self._closed:
+                _fail(batch, NotReady("The catalog is closed: the server is shutting down."))
+                return
+            self._connection = self._connection or self._connect()
+            with self._turns.turn():
+                _Batch(self._connection, batch).run()
+        except BaseException as error:  # noqa: BLE001 - each caller of the batch gets it
+            _fail(batch, error)
+        finally:
+            for job in batch:
+                job.done = True
 
 
 def _fail(batch: list[Job], error: BaseException) -> None:
