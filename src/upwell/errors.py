@@ -10,13 +10,13 @@
     │   └── ChunksMissing · HashMismatch
     ├── NotAuthenticated      AuthRequired · TokenInvalid · LoginInvalid
     ├── Refused               ScopeMissing · CrossSite · EncryptionNotAllowed · TypeNotAccepted
-    │                         · QuotaExceeded · AccountDisabled
+    │                         · QuotaExceeded
     ├── NotFound              TaskNotFound · FileNotFound · PoolNotFound · BundleNotFound
     │                         · RouteNotFound
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · AccountExists
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
-    ├── Unavailable           StorageFull · NotReady · ServerBusy
+    ├── Unavailable           StorageFull · NotReady
     └── InternalError         a bug of ours, never a caller's doing
 
 ``http.errors`` maps each leaf to its status; a test keeps that table total.

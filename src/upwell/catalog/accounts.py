@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import accounts, logins, tokens
 from upwell.errors import AccountExists
 from upwell.model import Account, Principal, Scope, Token
@@ -21,7 +22,7 @@ _LIVE = sa.and_(
     tokens.c.revoked_at.is_(None),
     sa.or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > _NOW),
 )
-_PRINCIPAL = (
+_PRINCIPAL = Prepared(
     sa.select(accounts, tokens.c.id.label("token_id"), tokens.c.scopes)
     .join(tokens, tokens.c.account_id == accounts.c.id)
     .where(tokens.c.digest == sa.bindparam("digest"), _LIVE)
@@ -83,7 +84,7 @@ def revoke(conn: Connection, account_id: str, token_id: str, now: datetime) -> b
 
 
 def principal(conn: Connection, digest: bytes, now: datetime) -> Principal | None:
-    row = conn.execute(_PRINCIPAL, {"digest": digest, "now": now}).first()
+    row = _PRINCIPAL.first(conn, {"digest": digest, "now": now})
     return None if row is None else Principal(_account(row), _scopes(row.scopes), row.token_id)
 
 

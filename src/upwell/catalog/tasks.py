@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from upwell.catalog import files
+from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     Instant,
     chunks,
@@ -27,7 +28,6 @@ from upwell.errors import TaskClosed
 from upwell.model import Chunk, CloudFile, Digest, Layout, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -43,7 +43,8 @@ _OVERDUE = sa.and_(in_progress, tasks.c.expires_at <= _NOW)
 _EXPIRED = sa.or_(tasks.c.status == TaskStatus.EXPIRED, _OVERDUE)
 _RUNNING = sa.and_(in_progress, tasks.c.expires_at > _NOW)
 
-_FIND = sa.select(tasks).where(tasks.c.id == _ID, tasks.c.account_id == _ACCOUNT, ~_EXPIRED)
+_MINE = sa.select(tasks).where(tasks.c.id == _ID, tasks.c.account_id == _ACCOUNT, ~_EXPIRED)
+_FIND = Prepared(_MINE)
 _LOCK = sa.select(tasks).where(tasks.c.id == _ID).with_for_update()
 _BY_IDENTITY = sa.select(tasks).where(
     in_progress, tasks.c.account_id == _ACCOUNT, tasks.c.identity == sa.bindparam("identity")
@@ -51,7 +52,7 @@ _BY_IDENTITY = sa.select(tasks).where(
 
 _THIS_CHUNK = sa.and_(chunks.c.task_id == _ID, chunks.c["index"] == sa.bindparam("at"))
 _CHUNKS = sa.select(chunks.c["index"], chunks.c.size, chunks.c.etag, chunks.c.staged)
-_CHUNK = _CHUNKS.where(_THIS_CHUNK)
+_CHUNK = Prepared(_CHUNKS.where(_THIS_CHUNK))
 _INDEXES = sa.select(chunks.c["index"]).where(chunks.c.task_id == _ID).order_by(chunks.c["index"])
 _STAGED = _CHUNKS.where(chunks.c.task_id == _ID, chunks.c.staged.is_not(None)).order_by(
     chunks.c["index"]
@@ -66,7 +67,7 @@ _AFTER = (
     .order_by(chunks.c["index"])
     .limit(sa.bindparam("take"))
 )
-_COUNT_CHUNK = (
+_COUNT_CHUNK = Prepared(
     sa.update(tasks)
     .where(tasks.c.id == _ID, in_progress)
     .values(
@@ -133,7 +134,7 @@ def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTa
 
 
 def find(conn: Connection, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
-    row = conn.execute(_FIND, {"account_id": account_id, "task": task_id, "now": now}).first()
+    row = _FIND.first(conn, {"account_id": account_id, "task": task_id, "now": now})
     return None if row is None else _task(row)
 
 
@@ -173,7 +174,7 @@ def _as_of(task: UploadTask, now: datetime) -> UploadTask:
 
 
 def chunk(conn: Connection, task_id: str, index: int) -> Chunk | None:
-    row = conn.execute(_CHUNK, {"task": task_id, "at": index}).first()
+    row = _CHUNK.first(conn, {"task": task_id, "at": index})
     return None if row is None else _chunk(row)
 
 
@@ -199,7 +200,7 @@ def record_chunk(
 ) -> UploadTask:
     """Counted as new first, which also locks the task; put right when it was a replacement."""
     slide = {"task": task_id, "now": now, "until": expires_at}
-    row = conn.execute(_COUNT_CHUNK, slide | {"more": 1, "bytes": new.size, "replaced": 0}).first()
+    row = _COUNT_CHUNK.first(conn, slide | {"more": 1, "bytes": new.size, "replaced": 0})
     if row is None:
         raise _closed(conn, task_id)
     values = {
@@ -209,17 +210,22 @@ def record_chunk(
         "etag": new.etag,
         "staged": new.staged,
     }
-    if not conn.execute(insert_new(conn.dialect.name, chunks), values).rowcount:
+    if not _insert_chunk(conn.dialect.name).count(conn, values):
         old = _replace_chunk(conn, task_id, new)
         put_right = {"more": -1, "bytes": -old.size, "replaced": int(old.etag != new.etag)}
-        row = conn.execute(_COUNT_CHUNK, slide | put_right).one()
+        row = _COUNT_CHUNK.first(conn, slide | put_right)
     return _task(row)
+
+
+@cache
+def _insert_chunk(dialect: str) -> Prepared:
+    return Prepared(insert_new(dialect, chunks))
 
 
 def _replace_chunk(conn: Connection, task_id: str, new: Chunk) -> Chunk:
     """Put ``new`` in the place of the chunk that is there; that one."""
     where = {"task": task_id, "at": new.index}
-    old = _chunk(conn.execute(_CHUNK, where).one())
+    old = _chunk(_CHUNK.first(conn, where))
     changes = {"new_size": new.size, "new_etag": new.etag, "new_staged": new.staged}
     conn.execute(_REPLACE_CHUNK, where | changes)
     return old
@@ -260,7 +266,7 @@ def _earlier(conn: Connection, file_id: str) -> CloudFile:
 
 def cancel(conn: Connection, account_id: str, task_id: str, now: datetime) -> bool:
     asked = {"account_id": account_id, "task": task_id, "now": now}
-    row = conn.execute(_FIND.where(in_progress).with_for_update(), asked).first()
+    row = conn.execute(_MINE.where(in_progress).with_for_update(), asked).first()
     if row is None:
         return False
     _close(conn, _task(row), TaskStatus.CANCELLED, now)
@@ -321,7 +327,7 @@ def _values(task: UploadTask) -> dict[str, Any]:
     }
 
 
-def _task(row: sa.Row[Any]) -> UploadTask:
+def _task(row: Any) -> UploadTask:
     return UploadTask(
         id=row.id,
         account_id=row.account_id,
@@ -343,5 +349,5 @@ def _task(row: sa.Row[Any]) -> UploadTask:
     )
 
 
-def _chunk(row: Sequence[Any]) -> Chunk:
+def _chunk(row: Any) -> Chunk:
     return Chunk(row[0], row[1], row[2], row[3])

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -19,6 +20,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from upwell.core import running
+from upwell.errors import NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 1 << 20
 _ELSEWHERE = 0.01  # seconds between looks while another process hashes
+_SOON = 8 << 20  # bytes that are hashed in a few milliseconds
+_HELP = 2  # chunks hashed for each one that arrives, so that a backlog shrinks
 _LOOK_UP = 512  # chunks read from the catalog at once
 _MEMO = struct.Struct("<QQI")  # revision, chunks hashed, CRC-32 of the states that follow
 _local = threading.local()
@@ -131,33 +135,41 @@ class Follower:
         """Whether chunks were acknowledged that this process has not heard of."""
         return self._position + len(self._known) < self._acknowledged
 
-    def run(self) -> None:
-        """Hash until the next gap. Its claim is given up at the end."""
+    def run(self, most: int = sys.maxsize) -> None:
+        """Hash until the next gap, or ``most`` chunks while nobody waits for the digest. Its
+        claim is given up at the end."""
         try:
             with closing(self._open_reader()) as reader:
-                while not self._turn(reader):
+                while not self._turn(reader, most):
                     time.sleep(_ELSEWHERE)
         except Exception as error:  # noqa: BLE001 - whoever waits for the digest must learn of it
-            self._fail(error)
+            self.fail(error)
 
-    def _turn(self, reader: UploadReader) -> bool:
+    def _turn(self, reader: UploadReader, most: int) -> bool:
         """Hash what can be hashed now; False when another process is at it and somebody here
         waits for the digest."""
         if not reader.claim():
             return self._leave(unless_awaited=True)
         before = self._adopt(reader.recall())
-        while self._step(reader):
+        while self._position - before < most and self._step(reader):
             pass
         if self._position > before:
             reader.remember(self._memo())
         reader.release()
+        if self._position - before >= most and not self._waiters:
+            return self._leave(unless_awaited=True)
         return self._leave(unless_awaited=False)
 
     def _leave(self, *, unless_awaited: bool) -> bool:
+        """Give up the claim; not when there is more to do, or when, ``unless_awaited``,
+        somebody waits for the digest."""
         with self._lock:
             self._deliver()
             if self._waiters if unless_awaited else self._has_work():
                 return False
+            if self._waiters:  # they came when every chunk was acknowledged
+                message = f"upload {self.layout.key} has ended: its chunks are gone"
+                raise FileNotFoundError(message)
             self._running = False
             self._changed.notify_all()
             return True
@@ -256,16 +268,21 @@ class Follower:
             name: each.hexdigest()
             for name, each in zip(self._algorithms, self._digests, strict=True)
         }
-        for waiter in self._waiters:
+        for waiter in self._waiting():
             waiter.set_result(values)
-        self._waiters.clear()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Tell who waits. Half a chunk may have been hashed: whoever runs it next begins anew."""
         with self._lock:
             self._running = False
-            for waiter in self._waiters:
+            self._restart(self.revision)
+            for waiter in self._waiting():
                 waiter.set_exception(error)
-            self._waiters.clear()
+
+    def _waiting(self) -> list[Future[Digests]]:
+        """Who waits and has not given up, for the last time."""
+        waiters, self._waiters = self._waiters, []
+        return [each for each in waiters if each.set_running_or_notify_cancel()]
 
 
 class Followers:
@@ -284,10 +301,17 @@ class Followers:
         self._by_task: dict[str, Follower] = {}
 
     def note(self, task: UploadTask, chunk: Chunk, *, replaced: bool) -> Follower:
-        """An acknowledged chunk of ``task`` (as it is after it) wants to be hashed."""
+        """An acknowledged chunk of ``task`` (as it is after it) wants to be hashed.
+
+        That is done here and now when it does not take long: waking another thread for it
+        costs more, and who brings more than can be hashed slows itself down.
+        """
         follower = self._get(task)
         follower.note(task, chunk, replaced=replaced)
-        self._start(follower)
+        if chunk.size > _SOON:
+            self._start(follower)
+        elif follower.claim():
+            follower.run(_HELP)
         return follower
 
     def digests(self, task: UploadTask) -> Future[Digests]:
@@ -303,6 +327,10 @@ class Followers:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+        with self._lock:
+            followers = list(self._by_task.values())
+        for follower in followers:
+            follower.fail(_shutting_down())
 
     def _get(self, task: UploadTask) -> Follower:
         with self._lock:
@@ -330,4 +358,11 @@ class Followers:
 
     def _start(self, follower: Follower) -> None:
         if follower.claim():
-            self._threads.submit(follower.run)
+            try:
+                self._threads.submit(follower.run)
+            except RuntimeError:  # closed
+                follower.fail(_shutting_down())
+
+
+def _shutting_down() -> NotReady:
+    return NotReady("The server is shutting down; complete the upload again in a moment.")

@@ -252,6 +252,14 @@ class Uploads:
             raise _task_not_found()
         return task
 
+    def require_open(self, task: UploadTask) -> None:
+        """Raises TaskClosed or TaskNotFound when a task was closed since it was read."""
+        now = self._catalog.task(task.account_id, task.id, self._clock())
+        if now is None:
+            raise _task_not_found()
+        if now.status is not TaskStatus.IN_PROGRESS:
+            raise _closed(now)
+
     def acknowledged(self, task: UploadTask, index: int) -> Chunk | None:
         return self._catalog.chunk(task.id, index)
 
@@ -464,6 +472,10 @@ class ChunkWriter:
         if not self._slot.acquire():
             return False
         self._before = self._uploads.acknowledged(self._task, self._index)
+        if self._before is None:
+            # Or the task is a file by now, whose bytes these must not touch (I3). If it is
+            # not, it cannot become one while the slot is held and this chunk is missing.
+            self._uploads.require_open(self._task)
         try:
             self._slot.begin(replace=self._before is not None)
         except FileNotFoundError:
@@ -493,7 +505,11 @@ class ChunkWriter:
             )
         if self._task.layout.size == 0:
             return
-        chunk = self._slot.commit()
+        try:
+            chunk = self._slot.commit()
+        except FileNotFoundError:  # the task was closed, and its side objects are gone
+            self._uploads.require_open(self._task)
+            raise
         if self._before and self._before.etag == chunk.etag:
             chunk = self._before
         else:

@@ -9,7 +9,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
 
 from upwell import __version__
 from upwell import errors as e
@@ -115,7 +114,9 @@ def _shape_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
         known = _of_framework(request, error)
-        headers = {"Allow": _allowed(request)} if error.status_code == 405 else error.headers
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(request) or headers["Allow"]
         return error_response(known, trace_id_of(request.scope), headers)
 
 
@@ -144,13 +145,11 @@ def _is_json(request: Request) -> bool:
 
 
 def _allowed(request: Request) -> str:
-    """The methods of all routes at this path (RFC 9110 §10.2.1)."""
-    methods: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or {"GET", "HEAD"}
-    return ", ".join(sorted(methods))
+    """The methods of all routes with the path of the one that refused (RFC 9110 §10.2.1)."""
+    path = getattr(request.scope.get("route"), "path", "")
+    described: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    methods = next((described[p + path] for p in ("", *PREFIXES) if p + path in described), {})
+    return ", ".join(sorted(map(str.upper, methods)))
 
 
 def _of_framework(request: Request, error: HTTPException) -> e.UpwellError:

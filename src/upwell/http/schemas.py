@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -11,6 +12,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -42,6 +44,24 @@ Instant = Annotated[
         when_used="json",
     ),
 ]
+
+
+def _written_out(value: Any) -> Any:
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[Tt ]", value):
+        return value
+    message = "must be an ISO 8601 instant, such as 2030-01-31T12:00:00Z"
+    raise ValueError(message)
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        message = "is beyond the calendar"
+        raise ValueError(message) from None
+
+
+AskedInstant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 # U+0000 cannot be stored as text by every database.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
@@ -86,8 +106,19 @@ class RequestBody(BaseModel):
         return {known.get(key, key): item for key, item in value.items() if item is not None}
 
 
+_CREATE_EXAMPLE: dict[str, Any] = {
+    "hash": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    "file_name": "holiday.mp4",
+    "file_size": 12000000,
+    "content_type": "video/mp4",
+    "chunk_size": DEFAULT_CHUNK_SIZE,
+}
+
+
 class CreateUpload(RequestBody):
     """What to upload, and where to."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CREATE_EXAMPLE]})
 
     hash: Annotated[
         str | None,
@@ -104,19 +135,24 @@ class CreateUpload(RequestBody):
     ] = None
     file_name: Name
     file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True, description="Bytes.")]
-    content_type: MediaType = GENERIC_TYPE
+    content_type: MediaType | None = None
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
     bundle_id: UUID | None = None
     encrypt_password: Annotated[
         Secret | None, Field(description="Encrypts the stored bytes; the pool must allow it.")
     ] = None
     expired_at: Annotated[
-        AwareDatetime | None, Field(description="In the future; the file is gone from then on.")
+        AskedInstant | None, Field(description="In the future; the file is gone from then on.")
     ] = None
     chunk_size: Annotated[
-        int,
-        Field(ge=1, le=MAX_SIZE, strict=True, description="Bytes; the answer has the last word."),
-    ] = DEFAULT_CHUNK_SIZE
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_SIZE,
+            strict=True,
+            description="Bytes, 5 MiB when absent; the answer has the last word.",
+        ),
+    ] = None
 
     def command(self) -> NewUpload:
         return NewUpload(
@@ -127,8 +163,8 @@ class CreateUpload(RequestBody):
             pool_id=str(self.pool_id) if self.pool_id else None,
             bundle_id=str(self.bundle_id) if self.bundle_id else None,
             encrypted=self.encrypt_password is not None,
-            expired_at=self.expired_at.astimezone(UTC) if self.expired_at else None,
-            chunk_size=self.chunk_size,
+            expired_at=self.expired_at,
+            chunk_size=self.chunk_size or DEFAULT_CHUNK_SIZE,
         )
 
 
@@ -137,9 +173,24 @@ class DirectUpload(CreateUpload):
     is absent, the file itself tells."""
 
     file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, description="Bytes.")]
-    chunk_size: Annotated[int, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")] = (
-        DEFAULT_CHUNK_SIZE
-    )
+    chunk_size: Annotated[
+        int | None, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")
+    ] = None
+
+    @classmethod
+    def form_schema(cls) -> dict[str, Any]:
+        """The form, for OpenAPI: it has no null, and an empty field is an absent one."""
+        form = cls.model_json_schema()
+        properties = {name: _or_empty(field) for name, field in form["properties"].items()}
+        properties["file"] = {"type": "string", "format": "binary"}
+        return {"type": "object", "properties": properties, "required": ["file"]}
+
+
+def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
+    told = {key: field.pop(key) for key in ("title", "description") if key in field}
+    field.pop("default", None)
+    full = field.pop("anyOf", [field])[0]
+    return told | {"anyOf": [full, {"type": "string", "maxLength": 0}]}
 
 
 class Rename(RequestBody):
@@ -272,6 +323,19 @@ class FileExists(BaseModel):
 
 class TaskCreated(BaseModel):
     """Send ``chunks_count`` chunks of ``chunk_size`` bytes, the last one what remains."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "file_exists": False,
+                    "task_id": "6b0c1f0e5d7a4c53b1f2a9d8e7c6b5a4",
+                    "chunk_size": DEFAULT_CHUNK_SIZE,
+                    "chunks_count": 3,
+                }
+            ]
+        }
+    )
 
     file_exists: Literal[False] = False
     task_id: str

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-BUFFER_SIZE = 1 << 20
+BUFFER_SIZE = 512 << 10
 HEAD_TIMEOUT = 20.0  # seconds from a connection's or a request's first byte to its whole head
 HEAD_LIMIT = 64 << 10  # bytes
 DISCARD_TIMEOUT = 30.0  # seconds in which a refused body may still flow in, to be dropped
@@ -112,7 +112,7 @@ class _Borrowed:
             try:
                 count = self.socket.recv_into(buffer[filled:])
             except BlockingIOError:
-                self.wake_at(min(len(buffer) - filled, _LOW_WATER))
+                self.wake_at(len(buffer) - filled)
                 if not poller.poll(_PATIENCE_MS):
                     break
                 continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import ValidationError, WithJsonSchema
 from starlette.responses import StreamingResponse
 
 from upwell import errors as e
@@ -63,8 +63,9 @@ def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
     _add_create(router, verbs)
     _add_chunk(router, verbs)
     _add_complete(router, verbs)
-    _add_status(router, verbs)
     _add_direct(router, verbs, direct_max_size)
+    _add_status(router, verbs)
+    _add_tasks(router, verbs)  # last: a task's path would else be taken for the others'
     return router
 
 
@@ -111,6 +112,7 @@ def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
                 description="`algorithm base64` of the chunk, as in tus.",
                 pattern=CHECKSUM_HEADER,
             ),
+            WithJsonSchema({"type": "string", "pattern": CHECKSUM_HEADER}),
         ] = None,
     ) -> Response:
         """From the 200 on, the chunk survives a crash of the process and of the machine."""
@@ -196,6 +198,8 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
+
+def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
     listed = responses(e.ValidationFailed)
     listed[200] = {"description": "Newest first.", "headers": TOTAL}
 
@@ -224,10 +228,8 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
 
 
 def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int) -> None:
-    form = DirectUpload.model_json_schema(ref_template="#/components/schemas/{model}")
-    form["properties"]["file"] = {"type": "string", "format": "binary"}
-    form["required"] = ["file"]
-    body = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    form = {"multipart/form-data": {"schema": DirectUpload.form_schema()}}
+    body = {"required": True, "content": form}
     budget = Budget()
 
     @router.post(

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from upwell.model import Garbage
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -91,16 +93,25 @@ class Sweeper:
         return Swept(tasks, files, self._free(), strays)
 
     def _free(self) -> int:
-        freed = 0
-        while batch := self._catalog.garbage(_BATCH):
-            known = [item for item in batch if item.pool_id in self._homes]
-            for item in known:
-                self._homes[item.pool_id].store.delete(item.key)
-            self._catalog.forget_garbage(known)
-            freed += len(known)
-            if len(known) < _BATCH:
-                break
+        """Remove what is marked as garbage; what cannot be removed does not hold up the rest."""
+        freed, stuck = 0, set[Garbage]()
+        while batch := set(self._catalog.garbage(len(stuck) + _BATCH)) - stuck:
+            done = [item for item in batch if self._delete(item)]
+            self._catalog.forget_garbage(done)
+            freed += len(done)
+            stuck |= batch.difference(done)
         return freed
+
+    def _delete(self, item: Garbage) -> bool:
+        home = self._homes.get(item.pool_id)
+        if home is None:
+            return False
+        try:
+            home.store.delete(item.key)
+        except OSError as error:
+            _log.warning("bytes not removed; the next sweep tries again", error=str(error))
+            return False
+        return True
 
     def _drop_strays(self, pool_id: str) -> int:
         """Remove bytes that no row names and that nobody has touched for a while."""

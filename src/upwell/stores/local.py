@@ -206,13 +206,21 @@ class LocalUploadReader:
 
     def remember(self, memo: bytes) -> None:
         with suppress(OSError):  # not every file system has extended attributes
-            os.setxattr(self._fd, _MEMO, memo)
+            os.setxattr(self._fd, _MEMO, self._identity() + memo)
 
     def recall(self) -> bytes:
         try:
-            return os.getxattr(self._fd, _MEMO)
+            memo = os.getxattr(self._fd, _MEMO)
         except OSError:
             return b""
+        # A backup copies attributes after the data, which may have changed in between: a
+        # memo counts only for the very file whose bytes were hashed (I4).
+        identity = self._identity()
+        return memo[len(identity) :] if memo.startswith(identity) else b""
+
+    def _identity(self) -> bytes:
+        state = os.fstat(self._fd)
+        return struct.pack("<QQ", state.st_dev, state.st_ino)
 
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         left = self._layout.length(index) - offset
@@ -282,11 +290,13 @@ class LocalStore:
     def new_side(self, key: str, index: int) -> tuple[int, str]:
         """An empty side object for a chunk: its descriptor and name."""
         folder = self.side_folder(key)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
         name = f"{index}.{secrets.token_hex(8)}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        return os.open(folder / name, flags, 0o600), name
+        while True:
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+            with suppress(FileNotFoundError):  # emptied and removed by another: once more
+                return os.open(folder / name, flags, 0o600), name
 
     def reserve(self, size: int) -> str:
         key = secrets.token_hex(16)
@@ -373,6 +383,8 @@ class LocalStore:
             shutil.rmtree(folder, ignore_errors=True)
             return
         (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # other side objects are in it
+            folder.rmdir()
 
     def check(self) -> None:
         probe = self._root / f".probe-{secrets.token_hex(8)}"
