@@ -23,6 +23,7 @@ from upwell.stores.local import LocalStore
 if TYPE_CHECKING:
     import socket
 
+    from fastapi import FastAPI
     from starlette.types import ASGIApp
 
     from upwell.core.ports import Catalog, Clock
@@ -70,6 +71,21 @@ class Core:
         self.uploads.close()
         self.catalog.close()
 
+    def check(self) -> None:
+        """Raises when catalog or stores cannot be used."""
+        self.catalog.check()
+        for home in self.homes.values():
+            home.store.check()
+
+    def verbs(self) -> Verbs:
+        return Verbs(
+            accounts=self.accounts,
+            uploads=self.uploads,
+            files=self.files,
+            pools={pool_id: home.pool for pool_id, home in self.homes.items()},
+            check=self.check,
+        )
+
 
 def open_catalog(settings: Settings) -> SqlCatalog:
     """The catalog of the data folder, made or migrated when needed."""
@@ -108,29 +124,23 @@ def first_login(accounts: Accounts) -> str:
     return accounts.invite(owner or accounts.create(OWNER, admin=True))
 
 
-def asgi(core: Core) -> ASGIApp:
-    """The application for an ASGI server; it sweeps while it is up."""
-    from upwell.http.api import make_api, make_app  # noqa: PLC0415 - the command line starts without it
+def api_of(core: Core) -> FastAPI:
+    """The routes and their description; sweeps while it is up."""
+    from upwell.http.api import make_api  # noqa: PLC0415 - the command line starts without it
 
-    def check() -> None:
-        core.catalog.check()
-        for home in core.homes.values():
-            home.store.check()
-
-    verbs = Verbs(
-        accounts=core.accounts,
-        uploads=core.uploads,
-        files=core.files,
-        pools={pool_id: home.pool for pool_id, home in core.homes.items()},
-        check=check,
-    )
-    api = make_api(
-        verbs,
+    return make_api(
+        core.verbs(),
         direct_max_size=core.settings.direct_max_size,
         start=core.sweeper.start,
         stop=core.close,
     )
-    return make_app(verbs, api)
+
+
+def asgi(core: Core) -> ASGIApp:
+    """The application for an ASGI server."""
+    from upwell.http.api import make_app  # noqa: PLC0415 - the command line starts without it
+
+    return make_app(core.verbs(), api_of(core))
 
 
 _SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve` was told

@@ -9,9 +9,9 @@ import pytest
 # The tests of the client and of the command line share one fake server.
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.client.fake_server import TOKEN, FakeServer  # noqa: E402 - after the path
+from tests.client.fake_server import TOKEN, FakeServer
 
-from upwell.client import Backoff, Client, Retry  # noqa: E402 - after the path
+from upwell.client import Backoff, Client, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

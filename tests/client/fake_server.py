@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import new as new_hash
 from hashlib import sha256
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 TOKEN = "upw_correct-horse-battery"
@@ -189,6 +190,17 @@ class FakeServer:
             "chunks_count": task.count,
         }
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        with self.lock:
+            self.busy += 1
+            self.busiest = max(self.busiest, self.busy)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.busy -= 1
+
     def task(self, identifier: str) -> Task:
         task = self.tasks.get(identifier)
         if task is None or task.status == "cancelled":
@@ -224,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
 
-    def log_message(self, format: str, *args: object) -> None:
+    def log_message(self, *args: object) -> None:
         """Silent."""
 
     def handle_one_request(self) -> None:
@@ -234,7 +246,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _serve(self) -> None:
-        self.request = self.connection
         path = urlsplit(self.path).path.removeprefix("/api/files")
         summary = f"{self.command} {path}"
         fault = self.fake.fault_for(summary)
@@ -256,22 +267,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _route(self, path: str, body: bytes) -> None:
         try:
-            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                raise Refused(401, "TOKEN_INVALID", "The token is not valid.")
-            with self.fake.lock:
-                self.fake.busy += 1
-                self.fake.busiest = max(self.fake.busiest, self.fake.busy)
-            try:
+            with self.fake.counted():
                 self._dispatch(path, body)
-            finally:
-                with self.fake.lock:
-                    self.fake.busy -= 1
         except Refused as refusal:
             self._answer(refusal.status, json.dumps(refusal.body).encode(), {})
 
-    do_GET = do_POST = do_PUT = do_DELETE = _serve
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):
+            return self._serve
+        raise AttributeError(name)
 
     def _dispatch(self, path: str, body: bytes) -> None:
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise Refused(401, "TOKEN_INVALID", "The token is not valid.")
         for pattern, method in ROUTES:
             match = re.fullmatch(pattern, f"{self.command} {path}")
             if match:

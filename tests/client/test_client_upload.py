@@ -210,6 +210,7 @@ def test_refusals_end_the_upload_at_once(
     assert caught.value.trace_id == "abc"
 
 
+@pytest.mark.slow
 def test_retry_after_is_respected(server: FakeServer, big: Path) -> None:
     server.fail(r"create", "answer", status=429, headers={"Retry-After": "1"})
     waits: list[Wait | None] = []
@@ -253,6 +254,18 @@ def test_an_interrupted_upload_sends_only_what_is_missing(
     assert len(server.tasks) == 1
     assert set(server.chunk_counts.values()) == {1}
     assert log.done == log.total
+
+
+def test_a_known_hash_resumes_without_any_state(
+    server: FakeServer, client: Client, big: Path
+) -> None:
+    options = UploadOptions(chunk_size=CHUNK, check_first=True)
+    server.fail(r"/chunk/\w+/5", "answer", status=400)
+    with Client(server.url, TOKEN, connections=1) as once, pytest.raises(ApiError):
+        upload_file(once, big, options)
+    upload_file(client, big, options)
+    assert stored(server) == big.read_bytes()
+    assert set(server.chunk_counts.values()) == {1}
 
 
 def test_a_lost_answer_to_complete_is_made_good_by_the_next_run(
@@ -396,7 +409,7 @@ def test_a_file_that_is_replaced_while_it_is_sent_arrives_as_it_was(
 
 @pytest.mark.parametrize(
     "make",
-    [lambda path: None, Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)],
+    [lambda _: None, Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path)],
     ids=["absent", "folder", "pipe", "loop"],
 )
 def test_what_is_no_regular_file_is_refused(
@@ -411,9 +424,19 @@ def test_what_is_no_regular_file_is_refused(
 def test_two_uploads_of_one_file_send_it_once(
     client: Client, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
-    server.delay = 0.02
+    waiting = threading.Event()
     results = []
-    logs = [Log(), Log()]
+
+    class Second(Log):
+        def note(self, text: str) -> None:
+            super().note(text)
+            waiting.set()
+
+    def hold(_: int) -> None:
+        assert waiting.wait(20)
+
+    server.on_chunk = hold
+    logs = [Second(), Second()]
 
     def run(log: Log) -> None:
         results.append(upload_file(client, big, SMALL_CHUNKS, states=states, watcher=log))

@@ -1,0 +1,190 @@
+"""Contract 1.6: whatever is sent, one shape, no 422, and never a bug."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.api.world import described, error_of, refused, unique
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.api.world import Api, World
+
+CREATE = "/api/files/upload/create"
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/nothing", "/api", "/api/", "/api/files", "/api/files/", "/docs/", "/docs/assets/x"],
+)
+def test_unknown_paths(api: Api, path: str) -> None:
+    refused(api.get(path), 404, "ROUTE_NOT_FOUND")
+
+
+def test_encoded_tricks_lead_nowhere(api: Api, anonymous: Api) -> None:
+    for path in ("/docs/assets/%00", "/docs/assets/..%2f..%2fapi.py", "/docs/assets/" + "a" * 5000):
+        refused(api.get(path), 404, "ROUTE_NOT_FOUND")
+    for path in ("/%61pi/files/me", "/api%2ffiles/me", "/drive/../api/files/me"):
+        refused(anonymous.get(path), 401, "AUTH_REQUIRED")
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/api/files/upload/create", "POST"),
+        ("/api/files/upload/chunk/x/0", "POST, PUT"),
+        ("/api/files/x", "DELETE, GET, HEAD"),
+        ("/drive/files/x/name", "PATCH"),
+        ("/health/live", "GET"),
+        ("/docs/assets/swagger-ui.css", "GET, HEAD"),
+    ],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "TRACE", "PATCH"])
+def test_other_methods_are_told_the_right_ones(
+    api: Api, path: str, allowed: str, method: str
+) -> None:
+    if method in allowed:
+        return
+    answer = api.request(method, path)
+    refused(answer, 405, "METHOD_NOT_ALLOWED")
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b"7",
+        b'"x"',
+        b"\xff\xfe\x00",
+        b'{"file_name": "\xff"}',
+        b'{"file_name": "\\ud800", "file_size": 1}',
+        b'{"\\ud800": 1}',
+        b'{"file_size": NaN, "file_name": "a"}',
+        b'{"file_size": Infinity, "file_name": "a"}',
+        b'{"file_size": 1e999, "file_name": "a"}',
+        b'{"file_size": ' + b"9" * 10000 + b', "file_name": "a"}',
+        b'{"file_size": 1' + b"0" * 300 + b', "file_name": "a"}',
+        b"[" * 100000,
+        b'{"a":' * 100000,
+        b'{"file_name": {"a": "b"}, "file_size": []}',
+        '{"file_name": "a"}'.encode("utf-16"),
+    ],
+)
+def test_bad_json_is_a_bad_request(api: Api, body: bytes) -> None:
+    answer = api.post(CREATE, content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert error_of(answer)["code"] in ("MALFORMED_REQUEST", "VALIDATION_FAILED")
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        b'{"a": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        b'{"\\ud800": {"\\udfff": "\\ud800"}}',
+        b'{"a": NaN}',
+        b'{"a": 1e999}',
+        b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'[["a", 1]]',
+    ],
+)
+def test_bad_meta_is_a_bad_request(api: Api, meta: bytes) -> None:
+    path = f"/api/files/{api.direct()['id']}"
+    answer = api.put(f"{path}/meta", content=b'{"user_meta": %b}' % meta, headers=JSON)
+    assert answer.status_code == 400
+    assert api.get(f"{path}/info").json()["user_meta"] == {}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["", "text/plain", "application/xml", "multipart/form-data; boundary=x", "json", "text/json"],
+)
+def test_what_is_not_json_is_no_media_type_for_it(api: Api, kind: str) -> None:
+    body = json.dumps(described(b"x")).encode()
+    headers = {"Content-Type": kind} if kind else {}
+    refused(api.post(CREATE, content=body, headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "application/vnd.x+json"])
+def test_what_is_json_is_taken(api: Api, kind: str) -> None:
+    body = json.dumps(described(unique())).encode()
+    assert api.post(CREATE, content=body, headers={"Content-Type": kind}).status_code == 200
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_too_large_a_body(api: Api, chunked: bool) -> None:
+    body = b'{"a": "' + b"x" * (1 << 20) + b'"}'
+    content = iter([body[:1000], body[1000:]]) if chunked else body
+    refused(api.post(CREATE, content=content, headers=JSON), 413, "BODY_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": ""},
+        {"Authorization": "Basic eDp5"},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer \xff\xfe"},
+        {"Authorization": "", "Cookie": "upwell_session=\xff"},
+        {"Cookie": "upwell_session="},
+        {"Cookie": 'upwell_session="\\'},
+        {"Cookie": ";;;=;upwell_session"},
+    ],
+)
+def test_bad_credentials(anonymous: Api, headers: dict[str, str]) -> None:
+    raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    answer = anonymous.get("/api/files/me", headers=raw)
+    assert answer.status_code == 401
+    assert error_of(answer)["code"] in ("AUTH_REQUIRED", "TOKEN_INVALID")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def _raw(world: World, data: bytes) -> bytes:
+    host, port = world.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with suppress(OSError):  # it may have hung up before all was sent
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        return b"".join(_received(connection))
+
+
+def _received(connection: socket.socket) -> Iterator[bytes]:
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            yield data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GARBAGE\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /api/files/me HTTP/1.1\r\nHost: x\r\nContent-Length: abc\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n a: folded\x00\r\n\r\n",
+        b"POST /api/files/me HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 300000 + b"\r\n\r\n",
+    ],
+)
+def test_malformed_http_has_the_one_shape_too(world: World, data: bytes) -> None:
+    answer = _raw(world, data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status = int(head.split()[1])
+    assert 400 <= status < 500
+    assert b"application/json" in head
+    error = json.loads(body)
+    assert error["status"] == status != 422
+    assert set(error) == {"code", "message", "status", "detail", "errors", "meta", "trace_id"}

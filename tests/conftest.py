@@ -1,0 +1,17 @@
+"""What every room's tests share: the way to ``tests.*``, the size of Hypothesis's runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers are ``tests.room.helper``
+
+# A slow disk is not a bug: deadlines and the health check of speed would make tests flaky.
+_CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("quick", max_examples=20, deadline=None, suppress_health_check=_CALM)
+settings.register_profile("thorough", max_examples=300, deadline=None, suppress_health_check=_CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
