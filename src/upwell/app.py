@@ -18,6 +18,7 @@ from upwell.core.files import Files
 from upwell.core.uploads import Home, Uploads
 from upwell.core.verbs import Verbs
 from upwell.jobs.sweep import Sweeper
+from upwell.media.sniff import sniff
 from upwell.stores.local import LocalStore
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def build(settings: Settings, clock: Clock = utc_now) -> Core:
             clock,
             idle=settings.task_idle,
             hash_threads=max(4, os.cpu_count() or 1),
+            sniff=sniff,
         ),
         files=Files(catalog, homes, clock),
         sweeper=Sweeper(catalog, homes, clock, interval=settings.sweep_interval),
@@ -131,6 +133,7 @@ def api_of(core: Core) -> FastAPI:
     return make_api(
         core.verbs(),
         direct_max_size=core.settings.direct_max_size,
+        secure_cookies=(core.settings.public_url or "").startswith("https:"),
         start=core.sweeper.start,
         stop=core.close,
     )

@@ -206,7 +206,6 @@ def test_what_cannot_be_a_header_is_no_content_type(api: Api, bad: str) -> None:
 
 
 @pytest.mark.parametrize("declared", [None, "", "application/octet-stream"])
-@pytest.mark.xfail(reason="content sniffing is not built yet (contract 1.1)")
 def test_a_missing_type_is_sniffed(live: Api, declared: str | None) -> None:
     png = base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"

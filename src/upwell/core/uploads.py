@@ -11,7 +11,7 @@ import hmac
 import secrets
 import time
 from concurrent.futures import CancelledError
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from upwell.errors import (
 )
 from upwell.model import (
     DEFAULT_POOL_ID,
+    GENERIC_TYPE,
     Blob,
     CloudFile,
     Digest,
@@ -44,7 +45,7 @@ from upwell.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
     from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page
@@ -54,6 +55,7 @@ CHECKSUMS = ("md5", "sha1", "sha256", "sha512")
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
 _ROUNDS = 500  # looks at an upload that changes or is being completed elsewhere
+_HEAD = 8192  # bytes that tell what a content is
 _NAMED = 20  # missing chunks that a message names; ``meta`` has them all
 
 
@@ -88,7 +90,8 @@ def new_id() -> str:
 
 
 class Uploads:
-    """The verbs. ``idle`` is how long a task lives without a chunk."""
+    """The verbs. ``idle`` is how long a task lives without a chunk; ``sniff`` tells a content's
+    type by its first bytes, where the declared one says nothing."""
 
     def __init__(
         self,
@@ -98,11 +101,13 @@ class Uploads:
         *,
         idle: timedelta = timedelta(days=7),
         hash_threads: int = 4,
+        sniff: Callable[[bytes], str | None] = lambda _: None,
     ) -> None:
         self._catalog = catalog
         self._homes = homes
         self._clock = clock
         self._idle = idle
+        self._sniff = sniff
         self._followers = hashing.Followers(catalog, self._store_of, hash_threads)
 
     def close(self) -> None:
@@ -204,6 +209,7 @@ class Uploads:
         key = home.store.put(data)
         blob = Blob(new_id(), home.pool.id, key, len(data), digests, self._clock())
         declared = new.digest or Digest("sha256", digests["sha256"])
+        new = replace(new, content_type=self._type_of(new.content_type, data[:_HEAD]))
         file = self._file(principal.account.id, new, home.pool, blob, declared)
         try:
             self._catalog.add_file(blob, file)
@@ -362,9 +368,10 @@ class Uploads:
                 digests=digests,
                 created_at=self._clock(),
             )
-            file = self._catalog.complete(
-                task.id, task.revision, blob, self._file_of(current, blob)
-            )
+            with closing(store.open(blob.key)) as reader:
+                kind = self._type_of(current.content_type, reader.read_at(0, _HEAD))
+            file = self._file_of(replace(current, content_type=kind), blob)
+            file = self._catalog.complete(task.id, task.revision, blob, file)
             store.unstage(task.layout.key)
         self._followers.forget(task.id)
         return file
@@ -393,6 +400,10 @@ class Uploads:
 
     def _store_of(self, pool_id: str) -> BlobStore:
         return self._homes[pool_id].store
+
+    def _type_of(self, declared: str, head: bytes) -> str:
+        """What was declared, however odd; what the bytes tell when that says nothing."""
+        return declared if declared != GENERIC_TYPE else self._sniff(head) or GENERIC_TYPE
 
     def _file(
         self, account_id: str, new: NewUpload, pool: Pool, blob: Blob, digest: Digest

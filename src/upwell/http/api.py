@@ -48,6 +48,7 @@ def make_api(
     verbs: Verbs,
     *,
     direct_max_size: int,
+    secure_cookies: bool = False,
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -73,7 +74,7 @@ def make_api(
         # Uploads first: their paths would else be taken for file ids.
         app.include_router(upload_routes.make_routes(verbs, direct_max_size), prefix=prefix)
         app.include_router(file_routes.make_routes(verbs), prefix=prefix)
-    app.include_router(pages.make_routes(verbs))
+    app.include_router(pages.make_routes(verbs, secure_cookies=secure_cookies))
     _add_health(app, verbs)
     _shape_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

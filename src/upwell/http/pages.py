@@ -49,7 +49,7 @@ window.onload = () => SwaggerUIBundle({
 """
 
 
-def make_routes(verbs: Verbs) -> APIRouter:
+def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
     """The pages; none of them is part of the API's description."""
     router = APIRouter(include_in_schema=False)
 
@@ -78,7 +78,7 @@ def make_routes(verbs: Verbs) -> APIRouter:
             max_age=int(SESSION_LIFE.total_seconds()),
             httponly=True,
             samesite="lax",
-            secure=request.url.scheme == "https",
+            secure=secure_cookies or request.url.scheme == "https",
         )
         return answer
 
