@@ -19,7 +19,7 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +79,7 @@ class Wire:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._held = b""
 
-    def __enter__(self) -> Wire:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -339,7 +339,7 @@ class Server:
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -371,7 +371,7 @@ class Server:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("UPWELL_")}
         constants = " ".join(f"{name}={value}" for name, value in (self._constants or {}).items())
         more = {"SURVIVAL_POINT": self._point or "", "SURVIVAL_CONSTANTS": constants}
-        return kept | more | {"PYTHONUNBUFFERED": "1"}
+        return kept | more
 
     def _wait_until_ready(self, began: int) -> None:
         until = time.monotonic() + START_SECONDS
@@ -431,7 +431,7 @@ class Server:
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log's lines of one kind."""
         lines = (line for line in self.log().splitlines() if line.startswith("{"))
-        return [event for event in map(json.loads, lines) if event.get("event") == name]
+        return [event for line in lines for event in _objects(line) if event.get("event") == name]
 
     def bugs(self) -> list[dict[str, Any]]:
         """What the server itself calls a bug (each is a 500)."""
@@ -458,6 +458,14 @@ class Server:
                 pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 total += pages * os.sysconf("SC_PAGE_SIZE")
         return total
+
+
+def _objects(line: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a line: several processes may have written to it at once."""
+    decoder, at = json.JSONDecoder(), 0
+    while at < len(line):
+        value, at = decoder.raw_decode(line, at)
+        yield value
 
 
 _tokens: dict[Path, str] = {}

@@ -62,7 +62,7 @@ MAY_USE: dict[str, set[str]] = {
     "stores": {"xxhash", "aiobotocore", "botocore"},
     "catalog": {"sqlalchemy", "alembic", "psycopg", "psycopg_pool"},
     "jobs": {"structlog", "standardwebhooks"},
-    "media": {"PIL", "pillow_heif", "pyvips", "av", "magic"},
+    "media": {"PIL", "pillow_heif", "pyvips", "av", "pure_magic_rs"},
     "http": {
         "fastapi", "fastapi_offline", "starlette", "pydantic", "pydantic_core", "multipart",
         "uvicorn", "httptools", "structlog", "anyio", "joserfc", "prometheus_client",

@@ -10,12 +10,11 @@
     │   └── ChunksMissing · HashMismatch
     ├── NotAuthenticated      AuthRequired · TokenInvalid · LoginInvalid
     ├── Refused               ScopeMissing · CrossSite · EncryptionNotAllowed · TypeNotAccepted
-    │                         · QuotaExceeded
     ├── NotFound              TaskNotFound · FileNotFound · PoolNotFound · BundleNotFound
     │                         · RouteNotFound
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · AccountExists
     ├── TooLarge              FileTooLarge · BodyTooLarge
-    ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
+    ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable
     ├── Unavailable           StorageFull · NotReady
     └── InternalError         a bug of ours, never a caller's doing
 
@@ -135,10 +134,6 @@ class TypeNotAccepted(Refused):
     code = "TYPE_NOT_ACCEPTED"
 
 
-class QuotaExceeded(Refused):
-    code = "QUOTA_EXCEEDED"
-
-
 class NotFound(UpwellError):
     """Unknown, expired or somebody else's: the three look the same."""
 
@@ -205,10 +200,6 @@ class MethodNotAllowed(UpwellError):
 
 class RangeNotSatisfiable(UpwellError):
     code = "RANGE_NOT_SATISFIABLE"
-
-
-class PreconditionFailed(UpwellError):
-    code = "PRECONDITION_FAILED"
 
 
 class Unavailable(UpwellError):

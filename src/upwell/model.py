@@ -101,7 +101,6 @@ class Policy:
     max_file_size: int | None = None
     accept_types: tuple[str, ...] = ()
     allow_encryption: bool = False
-    quota: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -383,6 +383,21 @@ class TestTasks:
         new = _again(old)
         assert catalog.add_task(new) == new
 
+    def test_resuming_finds_the_task_and_records_nothing_new(
+        self, catalog: Catalog, ann: Account
+    ) -> None:
+        old = catalog.add_task(_task(ann))
+        again = replace(
+            _again(old), created_at=NOW + HOUR, expires_at=old.expires_at + HOUR, content_type="x/y"
+        )
+        found = catalog.resume_task(again)
+        assert found is not None
+        assert (found.id, found.content_type) == (old.id, "x/y")
+        assert found.expires_at == old.expires_at + HOUR
+        catalog.cancel(ann.id, old.id, NOW)
+        assert catalog.resume_task(again) is None
+        assert catalog.tasks(ann.id, None, NOW, 0, 10).total == 1
+
     def test_stranger_s_and_unknown_tasks_look_the_same(
         self, catalog: Catalog, ann: Account, bob: Account
     ) -> None:

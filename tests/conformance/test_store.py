@@ -63,8 +63,8 @@ class Acked:
 
     chunks: dict[int, Chunk]
 
-    def all(self) -> Iterator[Chunk]:
-        yield from (self.chunks[index] for index in sorted(self.chunks))
+    def all(self, start: int = 0) -> Iterator[Chunk]:
+        yield from (self.chunks[index] for index in sorted(self.chunks) if index >= start)
 
     def staged(self) -> Sequence[Chunk]:
         return [chunk for chunk in self.all() if chunk.staged is not None]
@@ -472,6 +472,50 @@ def test_roles_do_not_meet_slots(store: BlobStore) -> None:
         assert free
         assert slot.acquire()
         assert not slot.contended()
+
+
+# following an upload
+
+
+def test_one_reader_has_the_claim(store: BlobStore) -> None:
+    layout, other = reserved(store, N), reserved(store, N)
+    one, two, else_where = store.reader(layout), store.reader(layout), store.reader(other)
+    with closing(one), closing(two), closing(else_where):
+        assert one.claim()
+        assert one.claim(), "asking again changes nothing"
+        assert else_where.claim()
+        assert not two.claim()
+        two.release()
+        assert not two.claim(), "what one has not cannot be given up"
+        one.release()
+        assert two.claim()
+        assert not one.claim()
+        two.close()
+        assert one.claim(), "closing gives it up"
+        two = store.reader(layout)
+
+
+def test_a_claim_meets_neither_slots_nor_roles(store: BlobStore) -> None:
+    layout = reserved(store, N)
+    with closing(store.reader(layout)) as reader, closing(store.slot(layout, 0)) as slot:
+        assert reader.claim()
+        assert slot.acquire()
+        assert not slot.contended()
+        with store.exclusive(layout, "complete") as free:
+            assert free
+
+
+def test_a_memo_is_the_last_one_or_nothing(store: BlobStore) -> None:
+    layout = reserved(store, N)
+    with closing(store.reader(layout)) as reader:
+        assert reader.recall() == b""
+        for memo in (b"one", text(1024), b"two"):
+            reader.remember(memo)
+            assert reader.recall() in {memo, b""}, "it may be lost, but is never an older one"
+    with closing(store.reader(layout)) as again:
+        assert again.recall() in {b"two", b""}
+    with closing(store.reader(reserved(store, N))) as fresh:
+        assert fresh.recall() == b""
 
 
 # discarding

@@ -154,8 +154,8 @@ class World(Core):
         default = Pool(DEFAULT_POOL_ID, "default")
         other = Pool(OTHER_POOL, "other", Policy(max_file_size=1000, accept_types=("image/*",)))
         homes = {
-            pool.id: Home(pool, make_store(kind, folder / pool.name, clock))
-            for pool in (default, other)
+            default.id: Home(default, make_store(kind, folder / "pool", clock)),
+            other.id: Home(other, MemoryStore(clock=clock)),
         }
         super().__init__(open_catalog(folder), homes, clock)
         self.store = homes[DEFAULT_POOL_ID].store

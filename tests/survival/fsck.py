@@ -11,7 +11,6 @@ import hashlib
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -20,6 +19,8 @@ from upwell import app
 from upwell.config import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from upwell.jobs.sweep import Swept
 
 _CHUNKS = """

@@ -1,4 +1,4 @@
-"""kill -9: at chosen points and at random ones. Every sentence of I1 and I2, on the real process."""
+"""kill -9 at chosen points and at random ones: I1 and I2, on the real process."""
 
 from __future__ import annotations
 

@@ -106,6 +106,9 @@ class SqlCatalog:
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
         return self._db.read(lambda conn: tasks.find(conn, account_id, task_id, now))
 
+    def resume_task(self, task: UploadTask) -> UploadTask | None:
+        return self._db.write(lambda conn: tasks.resume(conn, task))
+
     def task_by_identity(self, account_id: str, identity: str, now: datetime) -> UploadTask | None:
         return self._db.read(lambda conn: tasks.by_identity(conn, account_id, identity, now))
 

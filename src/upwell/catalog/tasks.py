@@ -106,6 +106,13 @@ def add(conn: Connection, task: UploadTask) -> UploadTask:
             return task
 
 
+def resume(conn: Connection, task: UploadTask) -> UploadTask | None:
+    held = _in_progress(conn, task.account_id, task.identity())
+    if held is None or held.expires_at <= task.created_at:
+        return None
+    return _adopt(conn, held, task)
+
+
 @cache
 def _insert_unless_held(dialect: str) -> sa.Insert:
     where = task_identity.dialect_options["sqlite"]["where"]

@@ -177,7 +177,7 @@ def get(  # noqa: PLR0913 - a parameter is an option
     transfer.get(files, output, force=force, manner=manner)
 
 
-def ls(  # noqa: PLR0913 - a parameter is an option
+def ls(
     limit: Limit = 50,
     offset: Offset = 0,
     server: Server = None,
@@ -208,7 +208,7 @@ def rm(
     manage.delete_files(given, files, json=json)
 
 
-def tasks(  # noqa: PLR0913 - a parameter is an option
+def tasks(
     everything: Everything = False,
     limit: Limit = 50,
     offset: Offset = 0,

@@ -248,7 +248,8 @@ class Catalog(Protocol):
 
     def add_task(self, task: UploadTask) -> UploadTask:
         """Record a task, unless one of the same account and identity is in progress: then
-        that one is returned, with the newcomer's ``content_type`` and ``expired_at``."""
+        that one is returned, with the newcomer's ``content_type`` and ``expired_at``, and its
+        expiry slides."""
         ...
 
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
@@ -257,6 +258,11 @@ class Catalog(Protocol):
 
     def task_by_identity(self, account_id: str, identity: str, now: datetime) -> UploadTask | None:
         """The task in progress for this content and destination."""
+        ...
+
+    def resume_task(self, task: UploadTask) -> UploadTask | None:
+        """What ``add_task`` does when there is such a task in progress; None, and nothing is
+        recorded, when there is none."""
         ...
 
     def tasks(

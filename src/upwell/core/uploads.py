@@ -173,16 +173,13 @@ class Uploads:
 
     def _resumable(self, draft: UploadTask) -> UploadTask | None:
         """The task in progress for the same content and destination; the newest ask's type
-        and expiry count."""
+        and expiry count, and asking is use."""
         identity = draft.identity()
         if identity is None:
             return None
-        task = self._catalog.task_by_identity(draft.account_id, identity, draft.created_at)
-        if task is None:
+        if self._catalog.task_by_identity(draft.account_id, identity, draft.created_at) is None:
             return None
-        if (task.content_type, task.expired_at) == (draft.content_type, draft.expired_at):
-            return task
-        return self._catalog.add_task(draft)
+        return self._catalog.resume_task(draft)
 
     def _reserve(self, draft: UploadTask, store: BlobStore) -> UploadTask:
         key = store.reserve(draft.layout.size)

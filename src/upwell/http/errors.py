@@ -20,7 +20,6 @@ STATUS: dict[type[e.UpwellError], int] = {
     e.NotFound: 404,
     e.MethodNotAllowed: 405,
     e.Conflict: 409,
-    e.PreconditionFailed: 412,
     e.TooLarge: 413,
     e.WrongMediaType: 415,
     e.RangeNotSatisfiable: 416,

@@ -216,7 +216,7 @@ class _Transfer:
         """Ask the end; if it is willing, go on at once with what has come."""
         self.start = self._end.begin()
         if self.start is Start.NOW:
-            self._end.take(memoryview(self._channel.buffered))
+            self._end.take(memoryview(self._channel.take_buffered()))
             if not self._channel.asked_for_100:
                 self.more()
         return self.start
@@ -252,6 +252,13 @@ class BodyChannel:
         self.asked_for_100 = cycle.waiting_for_100_continue
         self.buffered = bytes(cycle.body)
         self.remaining = length - len(self.buffered)
+
+    def take_buffered(self) -> bytes:
+        """What the loop had read, once. Request objects refer to each other and stay until
+        the next garbage collection; this memory must not (I7)."""
+        buffered, self.buffered = self.buffered, b""
+        self._cycle.body = bytearray()
+        return buffered
 
     async def receive(
         self,
@@ -379,7 +386,7 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self.transport.is_closing() and (self._skip or self.cycle.more_body):
+        if not self.transport.is_closing() and (self._skip or self._unread()):
             self._disarm_discard_timer()
             self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self.transport.abort)
 
@@ -476,6 +483,10 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def _idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
+
+    def _unread(self) -> bool:
+        """Whether a body is still to come that nobody wants; not that of a request behind."""
+        return self.cycle.response_complete and self.cycle.more_body
 
     def _arm_head_timer(self) -> None:
         self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self.transport.close)
