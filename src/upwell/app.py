@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
+import signal
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,7 +51,7 @@ def set_up_log(log_format: str) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -159,6 +161,12 @@ def worker_app() -> ASGIApp:
     return asgi(build(settings))
 
 
+def _allow_many_files() -> None:
+    """Each connection and each chunk under way has descriptors; the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on bound sockets until a signal; the process's exit code."""
     import uvicorn  # noqa: PLC0415 - the command line starts without it
@@ -181,6 +189,9 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=10,
     )
+    _allow_many_files()
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: None)  # uvicorn raises it again when all is done
     if settings.workers > 1:
         Multiprocess(config, sockets).run()
         return 0

@@ -59,6 +59,7 @@ class Settings(_Table):
     direct_max_size: ByteSize = ByteSize(16 << 20)
     min_free_space: ByteSize = ByteSize(32 << 20)
     sweep_interval: timedelta = timedelta(minutes=1)
+    snapshot_interval: timedelta = timedelta(minutes=10)
     max_file_size: ByteSize | None = None
     pools: tuple[PoolSettings, ...] = ()
 

@@ -120,6 +120,16 @@ def by_id(conn: Connection, file_id: str) -> CloudFile | None:
     return None if row is None else _file(row)
 
 
+def of_blob(conn: Connection, blob_id: str) -> list[CloudFile]:
+    query = _ALL.where(blobs.c.id == blob_id).order_by(*_NEWEST)
+    return [_file(row) for row in conn.execute(query)]
+
+
+def blobs_after(conn: Connection, after: str, take: int) -> list[Blob]:
+    query = sa.select(*_BLOB_COLUMNS).where(blobs.c.id > after).order_by(blobs.c.id)
+    return [_blob(row) for row in conn.execute(query.limit(take))]
+
+
 def find(conn: Connection, file_id: str, now: datetime, account_id: str) -> CloudFile | None:
     asked = {"file_id": file_id, "now": now, "account_id": account_id}
     row = conn.execute(_MINE, asked).first()

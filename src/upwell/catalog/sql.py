@@ -43,6 +43,10 @@ class SqlCatalog:
     def __init__(self, database: Sqlite) -> None:
         self._db = database
 
+    @property
+    def database(self) -> Sqlite:
+        return self._db
+
     @classmethod
     def open(cls, url_or_path: str | Path) -> SqlCatalog:
         """Open the catalog, created or upgraded when that is needed. Raises NotReady when it
@@ -210,7 +214,35 @@ class SqlCatalog:
         )
 
     def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
-        return self._db.write(lambda conn: files.lease(conn, name, holder, now, until))
+        return self._db.write(
+            lambda conn: files.lease(conn, name, holder, now, until), matters=False
+        )
+
+    # recovery's side
+
+    def open_tasks(self) -> Iterator[UploadTask]:
+        after = ""
+        while page := self._tasks_after(after):
+            yield from page
+            after = page[-1].id
+
+    def _tasks_after(self, after: str) -> list[UploadTask]:
+        return self._db.read(lambda conn: tasks.in_progress_after(conn, after, _PAGE))
+
+    def forget_chunk(self, task_id: str, index: int, now: datetime) -> None:
+        self._db.write(lambda conn: tasks.forget_chunk(conn, task_id, index, now))
+
+    def blobs(self) -> Iterator[Blob]:
+        after = ""
+        while page := self._blobs_after(after):
+            yield from page
+            after = page[-1].id
+
+    def _blobs_after(self, after: str) -> list[Blob]:
+        return self._db.read(lambda conn: files.blobs_after(conn, after, _PAGE))
+
+    def files_of_blob(self, blob_id: str) -> list[CloudFile]:
+        return self._db.read(lambda conn: files.of_blob(conn, blob_id))
 
     def _repeat(self, some: Callable[[sa.Connection], int]) -> int:
         """Run ``some`` until it finds nothing more, a transaction each; how many in all."""

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import time
 import uuid
 from collections import deque
 from contextlib import closing
@@ -59,6 +60,7 @@ class Sqlite:
         self._writer = Writer(self._connect, self.turns)
         self._idle: deque[Connection] = deque()
         self._closed = False
+        self.written_at = 0.0  # when this process last wrote, seconds since the epoch
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query``; each of its statements sees what was committed when it began."""
@@ -84,12 +86,16 @@ class Sqlite:
 
         return self.read(at_once)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a transaction of its own effect, durable on return."""
+    def write(self, work: Callable[[Connection], T], *, matters: bool = True) -> T:
+        """Run ``work`` in a transaction of its own effect, durable on return. A write that
+        does not matter calls for no new snapshot."""
         try:
             return self._writer.submit(work)
         except (DBAPIError, sqlite3.Error, OSError) as error:
             raise_explained(error, self.path)
+        finally:
+            if matters:
+                self.written_at = time.time()
 
     def close(self) -> None:
         self._closed = True
@@ -179,7 +185,7 @@ def raise_explained(error: Exception, path: Path) -> NoReturn:
         ) from error
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         raise NotReady(
-            f"The catalog ({path}) is damaged: {cause}. Restore it from a snapshot."
+            f"The catalog ({path}) is damaged: {cause}. Stop the server and run `upwell recover`."
         ) from error
     raise error
 
@@ -208,7 +214,9 @@ def integrity_problem(path: Path | str) -> str | None:
     uri = f"{Path(path).resolve().as_uri()}?mode=ro"
     try:
         with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(20)")]
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(20)")]
+            if found == ["ok"] and connection.execute("PRAGMA foreign_key_check").fetchone():
+                found = ["rows refer to rows that are not there"]
     except sqlite3.Error as error:
         return f"{path}: {error}"
     return None if found == ["ok"] else f"{path}: {'; '.join(found)}"

@@ -88,6 +88,10 @@ _REPLACE_CHUNK = (
         staged=sa.bindparam("new_staged"),
     )
 )
+_FIGURES = sa.select(
+    sa.func.count().label("count_"),
+    sa.func.coalesce(sa.func.sum(chunks.c.size), 0).label("bytes_"),
+).where(chunks.c.task_id == _ID)
 _DROP_CHUNKS = sa.delete(chunks).where(chunks.c.task_id == _ID)
 
 
@@ -236,6 +240,27 @@ def _replace_chunk(conn: Connection, task_id: str, new: Chunk) -> Chunk:
     changes = {"new_size": new.size, "new_etag": new.etag, "new_staged": new.staged}
     conn.execute(_REPLACE_CHUNK, where | changes)
     return old
+
+
+def forget_chunk(conn: Connection, task_id: str, index: int, now: datetime) -> None:
+    """Counted anew rather than subtracted: a damaged catalog may have miscounted."""
+    row = conn.execute(_LOCK, {"task": task_id}).first()
+    if row is None or row.status != TaskStatus.IN_PROGRESS:
+        raise _closed(conn, task_id)
+    conn.execute(sa.delete(chunks).where(_THIS_CHUNK), {"task": task_id, "at": index})
+    left = conn.execute(_FIGURES, {"task": task_id}).one()
+    changes = {
+        "received_count": left.count_,
+        "received_bytes": left.bytes_,
+        "revision": row.revision + 1,
+        "updated_at": now,
+    }
+    conn.execute(sa.update(tasks).where(tasks.c.id == task_id).values(changes))
+
+
+def in_progress_after(conn: Connection, after: str, take: int) -> list[UploadTask]:
+    query = sa.select(tasks).where(in_progress, tasks.c.id > after).order_by(tasks.c.id)
+    return [_task(row) for row in conn.execute(query.limit(take))]
 
 
 def complete(

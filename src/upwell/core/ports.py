@@ -158,6 +158,13 @@ class BlobStore(Protocol):
         """Raises FileNotFoundError when the upload was discarded."""
         ...
 
+    def check_chunk(self, layout: Layout, chunk: Chunk) -> bool:
+        """Whether the stored bytes of an acknowledged chunk are whole, and those of its etag.
+
+        Reads them all. Raises FileNotFoundError when the upload itself is gone.
+        """
+        ...
+
     def publish(self, layout: Layout, chunks: Chunks) -> None:
         """Make the acknowledged chunks the content of ``key``, durably. Idempotent; every
         index is present in ``chunks``. The caller holds ``exclusive(layout, 'complete')``."""
@@ -198,6 +205,23 @@ class BlobStore(Protocol):
 
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One line of a catalog's journal: what became of an account, a token or a file.
+
+    ``file`` with the ``task_id`` that it was, when it was uploaded; ``deleted`` is a file's id,
+    ``revoked`` a token's, both of ``account_id``.
+    """
+
+    account: Account | None = None
+    token: Token | None = None
+    file: CloudFile | None = None
+    task_id: str | None = None
+    deleted: str | None = None
+    revoked: str | None = None
+    account_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,6 +397,24 @@ class Catalog(Protocol):
 
     def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         """Take or renew a lease that is free, run out or one's own."""
+        ...
+
+    # recovery's side; each may be iterated while rows are changed
+
+    def open_tasks(self) -> Iterator[UploadTask]:
+        """Every task in progress, of all accounts."""
+        ...
+
+    def forget_chunk(self, task_id: str, index: int, now: datetime) -> None:
+        """Take back an acknowledgement: the chunk is missing again, the figures are counted
+        anew, and ``revision`` grows, so that no digest taken before counts. Raises TaskClosed
+        when the task is no longer in progress."""
+        ...
+
+    def blobs(self) -> Iterator[Blob]: ...
+
+    def files_of_blob(self, blob_id: str) -> list[CloudFile]:
+        """Every file on the blob, expired ones too."""
         ...
 
     def check(self) -> None:

@@ -23,10 +23,11 @@ from upwell.errors import (
     ChunkSizeMismatch,
     ChunkSuperseded,
     FormInvalid,
+    NotReady,
     WrongMediaType,
 )
 from upwell.http.guard import in_thread
-from upwell.http.server import BodyChannel, ConnectionGone, Start
+from upwell.http.server import BodyChannel, ConnectionGone, Start, stopping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -45,7 +46,7 @@ RATE_GRACE = 60.0
 _WAIT = 60.0  # seconds a newer request waits for the older one
 _HEAD_LIMIT = 16 << 10  # bytes of a part's head
 _FORM_SLACK = 64 << 10  # bytes a form may add to the chunk in it
-_PIECE = 1 << 20  # bytes worth a hop to a thread
+_PIECE = 128 << 10  # bytes worth a hop to a thread
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,200}\Z")
 
 
@@ -59,11 +60,14 @@ class Patience:
         self._asked: float | None = None
 
     def tick(self, received: int) -> None:
-        """Called now and then with the bytes so far. Raises ChunkSuperseded, BodyTimeout."""
+        """Called now and then with the bytes so far. Raises ChunkSuperseded, BodyTimeout, and
+        NotReady when the server is going down."""
         now = time.monotonic()
         if received > self._received:
             self._received, self._moved = received, now
         idle, age = now - self._moved, now - self._began
+        if stopping.is_set() and idle >= STUCK:
+            raise NotReady("The server is going down; send the chunk again.", retry_after=5)
         if self._contended():
             self._asked = self._asked or now
             if idle >= STUCK or now - self._asked >= TAKEOVER:
@@ -167,7 +171,7 @@ async def _quickly(channel: BodyChannel, reception: Reception, end: _End) -> boo
         return await channel.receive(end, patience.tick, _Waiting().a_little)
     except ConnectionGone:
         raise truncated() from None
-    except (BodyTimeout, ChunkSuperseded):
+    except (BodyTimeout, ChunkSuperseded, NotReady):
         channel.abandon()
         raise
 
@@ -221,7 +225,7 @@ class _End:
 
 
 def _far_end(
-    begin: bytes, reception: Reception, boundary: bytes | None, declared: int
+    begin: bytearray, reception: Reception, boundary: bytes | None, declared: int
 ) -> _End | None:
     """The far end of a body that begins as ``begin``; None calls for the slow path."""
     if boundary is None:
@@ -230,7 +234,7 @@ def _far_end(
     opening = b"--" + boundary + b"\r\n"
     if head_end < 0 or not begin.startswith(opening):
         return None
-    if not _is_chunk_head(begin[len(opening) : head_end]):
+    if not _is_chunk_head(bytes(begin[len(opening) : head_end])):
         return None
     return _End(reception, boundary, head_end + 4, declared)
 
@@ -270,17 +274,17 @@ async def _slowly(request: Request, reception: Reception, boundary: bytes | None
 
 async def pieces(receive: Receive, tick: Callable[[int], None]) -> AsyncIterator[bytes]:
     """A body in pieces worth a hop, while ``tick`` has patience. Raises BodyTruncated."""
-    total, held, more = 0, bytearray(), True
+    total, size, held, more = 0, 0, list[bytes](), True
     while more:
         message = await _next_message(receive, tick, total)
         if message["type"] == "http.disconnect":
             raise truncated()
-        body = message.get("body", b"")
         more = message.get("more_body", False)
-        total += len(body)
-        held += body
-        if len(held) >= _PIECE or (held and not more):
-            yield bytes(held)
+        held.append(message.pop("body", b""))  # nothing else may keep it: memory adds up
+        size += len(held[-1])
+        if size >= _PIECE or (size and not more):
+            total, size = total + size, 0
+            yield b"".join(held)
             held.clear()
 
 

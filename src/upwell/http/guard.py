@@ -20,6 +20,7 @@ from starlette.requests import cookie_parser
 
 from upwell.errors import (
     AuthRequired,
+    BodyTimeout,
     BodyTooLarge,
     CrossSite,
     InternalError,
@@ -44,6 +45,7 @@ PROTECTED = ("/api/", "/drive/")
 CHUNK_PATH = "/files/upload/chunk/"
 SESSION_COOKIE = "upwell_session"
 JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
+JSON_SECONDS = 30.0  # in which it must be whole
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _log = structlog.get_logger("upwell.http")
@@ -201,11 +203,17 @@ def _limited(headers: Headers, receive: Receive) -> Receive:
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > JSON_LIMIT:
         raise _too_large()
-    total = 0
+    total, whole = 0, False
+    until = asyncio.get_running_loop().time() + JSON_SECONDS
 
     async def counted() -> Any:
-        nonlocal total
-        message = await receive()
+        nonlocal total, whole
+        try:
+            async with asyncio.timeout_at(None if whole else until):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTimeout("The body did not come in time; send it again.") from None
+        whole = not message.get("more_body", False)
         total += len(message.get("body", b""))
         if total > JSON_LIMIT:
             raise _too_large()

@@ -19,6 +19,7 @@ import ctypes
 import fcntl
 import json
 import os
+import re
 import select
 import socket
 import struct
@@ -54,6 +55,7 @@ _LOW_WATER = 256 << 10  # bytes worth waking a thread for
 
 _BODY_THREADS = max(8, 4 * (os.cpu_count() or 1))
 stopping = threading.Event()  # the server is going down: whoever streams should end
+_UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
 _threads = ThreadPoolExecutor(_BODY_THREADS, thread_name_prefix="upwell-body")
 _local = threading.local()
 
@@ -65,6 +67,14 @@ def tune_allocator() -> None:
     if hasattr(libc, "gnu_get_libc_version"):
         libc.mallopt(-3, 4 << 20)  # M_MMAP_THRESHOLD
         libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """A head whose ``Upgrade`` is renamed. We may ignore it (RFC 9110 §7.8), and must: the
+    parser takes what follows it for another protocol, not for the request's body. Java's
+    client offers h2c with every request."""
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"\r\nX-Grade:", head) + end + rest
 
 
 def _buffer() -> memoryview:
@@ -250,14 +260,17 @@ class BodyChannel:
         if cycle.more_body:
             protocol.flow.pause_reading()
         self.asked_for_100 = cycle.waiting_for_100_continue
-        self.buffered = bytes(cycle.body)
-        self.remaining = length - len(self.buffered)
+        self.remaining = length - len(cycle.body)
 
-    def take_buffered(self) -> bytes:
+    @property
+    def buffered(self) -> bytearray:
+        """What the loop had read of the body, until it is taken."""
+        return self._cycle.body
+
+    def take_buffered(self) -> bytearray:
         """What the loop had read, once. Request objects refer to each other and stay until
         the next garbage collection; this memory must not (I7)."""
-        buffered, self.buffered = self.buffered, b""
-        self._cycle.body = bytearray()
+        buffered, self._cycle.body = self._cycle.body, bytearray()
         return buffered
 
     async def receive(
@@ -313,12 +326,19 @@ class BodyChannel:
         self._cycle.keep_alive = False
 
 
+class _HeadTooLarge(Exception):
+    """Ends the parsing of a head."""
+
+
 class UpwellProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with bodies out of the loop and bounded patience."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
-    _head_size = 0  # bytes of a head that is not whole yet
+    _in_head = _in_body = False
+    _refusal: tuple[int, str, str] | None = None  # of what came behind a request under way
+    _head_size = 0  # bytes read of a head that is not whole yet
+    _fields_size = 0  # bytes of its fields that are
     _skip = 0  # bytes of a body that nobody wants, still to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -347,19 +367,33 @@ class UpwellProtocol(HttpToolsProtocol):
                 return
         if self._idle() and self._head_timer is None:
             self._arm_head_timer()
-        super().data_received(data)
-        if self._head_timer is not None and not self.transport.is_closing():
-            self._head_size += len(data)
+        began_before = self._in_head
+        super().data_received(data if self._in_body else _without_upgrade(data))
+        if self._in_head and not self.transport.is_closing():
+            self._head_size += len(data) if began_before else 0
             if self._head_size > HEAD_LIMIT:
-                self._refuse(431, "HEADERS_TOO_LARGE", "Send fewer or shorter headers.")
+                self._refuse_head()
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._head_size = 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields_size += len(name) + len(value)
+        if self._fields_size > HEAD_LIMIT:
+            raise _HeadTooLarge
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._disarm_head_timer()
-        self._head_size = 0
+        self._in_head, self._in_body = False, True
+        self._fields_size = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self._in_body = False
         if self.cycle.response_complete:
             self._body_over()
 
@@ -386,17 +420,33 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self._refusal and not self.transport.is_closing():
+            self._refuse(*self._refusal)
         if not self.transport.is_closing() and (self._skip or self._unread()):
             self._disarm_discard_timer()
             self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text; ours is JSON
         """What the HTTP parser refuses answers in the one error shape too."""
+        if self._fields_size > HEAD_LIMIT:
+            self._refuse_head()
+            return
         text = "This is not a valid HTTP/1.1 request; check the client or the proxy."
         self._refuse(400, "MALFORMED_REQUEST", text)
 
+    def _refuse_head(self) -> None:
+        self._refuse(431, "HEADERS_TOO_LARGE", "Send fewer or shorter headers.")
+
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Answer what never became a request, in the one error shape, and hang up."""
+        """Answer what never became a request, in the one error shape, and hang up.
+
+        What did become one before it is answered first, and the rest is not read.
+        """
+        under_way = self.cycle is not None and not self.cycle.response_complete
+        if under_way and not self.cycle.more_body and status != 431:
+            self._refusal = (status, code, message)
+            self.flow.pause_reading()
+            return
         error = {"code": code, "message": message, "status": status, "detail": None}
         error |= {"errors": None, "meta": None, "trace_id": os.urandom(16).hex()}
         body = json.dumps(error).encode()
@@ -428,6 +478,7 @@ class UpwellProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._skip = unread
+        self._in_body = False
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.flow.resume_reading()

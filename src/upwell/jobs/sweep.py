@@ -18,7 +18,7 @@ import structlog
 from upwell.model import Garbage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from upwell.core.ports import Catalog, Clock
     from upwell.core.uploads import Home
@@ -48,7 +48,10 @@ class Sweeper:
         clock: Clock,
         *,
         interval: timedelta = INTERVAL,
+        upkeep: Callable[[], None] | None = None,
     ) -> None:
+        """``upkeep`` is called at the start and after every sweep, in every process."""
+        self._upkeep = upkeep
         self._catalog = catalog
         self._homes = homes
         self._clock = clock
@@ -68,11 +71,20 @@ class Sweeper:
             self._thread.join()
 
     def _loop(self) -> None:
+        self._keep_up()
         while not self._stop.wait(self._interval.total_seconds()):
             try:
                 self.sweep_if_free()
             except Exception:  # noqa: BLE001 - the next sweep must come whatever went wrong
                 _log.exception("sweep failed; it is tried again")
+            self._keep_up()
+
+    def _keep_up(self) -> None:
+        try:
+            if self._upkeep:
+                self._upkeep()
+        except Exception:  # noqa: BLE001 - the next sweep must come whatever went wrong
+            _log.exception("upkeep failed; it is tried again")
 
     def sweep_if_free(self) -> Swept | None:
         """One sweep, unless another process is at it."""

@@ -21,7 +21,8 @@ import re
 import secrets
 import shutil
 import struct
-from contextlib import contextmanager, suppress
+import tempfile
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -319,6 +320,15 @@ class LocalStore:
     def reader(self, layout: Layout) -> LocalUploadReader:
         return LocalUploadReader(self, layout)
 
+    def check_chunk(self, layout: Layout, chunk: Chunk) -> bool:
+        if not 0 <= chunk.index < layout.count or chunk.size != layout.length(chunk.index):
+            return False
+        with closing(self.reader(layout)) as reader:
+            try:
+                return f"xxh3:{_fingerprint(reader, chunk)}" == chunk.etag
+            except FileNotFoundError:  # its side object
+                return False
+
     def publish(self, layout: Layout, chunks: Chunks) -> None:
         staged = chunks.staged()
         fd = os.open(self.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
@@ -387,9 +397,8 @@ class LocalStore:
             folder.rmdir()
 
     def check(self) -> None:
-        probe = self._root / f".probe-{secrets.token_hex(8)}"
-        probe.write_bytes(b"")
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=self._root):
+            pass
 
     def _need(self, size: int) -> None:
         space = os.statvfs(self._root)
@@ -400,6 +409,15 @@ class LocalStore:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with _space_for("this file"):
             return os.open(self.path(key), flags, 0o600)
+
+
+def _fingerprint(reader: LocalUploadReader, chunk: Chunk) -> str:
+    """XXH3-128 of what is stored of a chunk, however much that is."""
+    digest, buffer, offset = xxhash.xxh3_128(), memoryview(bytearray(_COPY_SIZE)), 0
+    while count := reader.read_into(chunk.index, chunk.staged, offset, buffer):
+        digest.update(buffer[:count])
+        offset += count
+    return digest.hexdigest()
 
 
 def _settle(fd: int, offset: int, path: Path) -> None:

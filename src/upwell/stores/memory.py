@@ -242,6 +242,18 @@ class MemoryStore:
     def reader(self, layout: Layout) -> MemoryUploadReader:
         return MemoryUploadReader(self, layout)
 
+    def check_chunk(self, layout: Layout, chunk: Chunk) -> bool:
+        upload = self.upload(layout.key)
+        if not 0 <= chunk.index < layout.count or chunk.size != layout.length(chunk.index):
+            return False
+        with self.lock:
+            start = layout.offset(chunk.index)
+            stored = upload.main.content[start : start + chunk.size]
+            if chunk.staged is not None:
+                side = upload.sides.get(chunk.staged)
+                stored = side.content if side else bytearray()
+            return f"sha256:{hashlib.sha256(stored).hexdigest()}" == chunk.etag
+
     def publish(self, layout: Layout, chunks: Chunks) -> None:
         staged = chunks.staged()
         with self.lock:

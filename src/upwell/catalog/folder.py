@@ -1,0 +1,190 @@
+"""The catalog of a data folder, with what lets it be recovered: a snapshot and a journal.
+
+SQLite's file and its WAL, copied at different instants, may be of no use together. A snapshot
+is one file, replaced whole; the journal only grows: any copy of the two is good.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING
+
+from upwell.catalog.journal import Journal
+from upwell.catalog.sql import SqlCatalog
+from upwell.catalog.sqlite import integrity_problem, sync
+from upwell.catalog.turns import FileLock
+from upwell.core.ports import Noted
+from upwell.errors import NotReady
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime, timedelta
+    from pathlib import Path
+
+    from upwell.catalog.sqlite import Sqlite
+    from upwell.model import Account, Blob, CloudFile, Token
+
+CATALOG = "catalog.sqlite"
+SNAPSHOT = "catalog.snapshot"
+JOURNAL = "catalog.journal"
+LOCK = "serve.lock"
+
+
+class FolderCatalog(SqlCatalog):
+    """A catalog that keeps a journal and renews its snapshot."""
+
+    def __init__(self, database: Sqlite) -> None:
+        super().__init__(database)
+        folder = database.path.parent
+        self._journal = Journal(folder / JOURNAL)
+        self._snapshot = folder / SNAPSHOT
+        self._folder_lock: FileLock | None = None
+        database.written_at = max(_changed(folder / CATALOG), _changed(folder / f"{CATALOG}-wal"))
+
+    @classmethod
+    def open_folder(cls, folder: Path) -> FolderCatalog:
+        """Open it, and keep recovery away from the folder until it is closed."""
+        lock = FileLock(folder / LOCK)
+        try:
+            if not lock.acquire(0, fcntl.LOCK_SH):
+                raise NotReady(f"{folder} is being recovered: try again when that is done.")
+            catalog = cls(SqlCatalog.open(folder / CATALOG).database)
+        except BaseException:
+            lock.close()
+            raise
+        catalog._folder_lock = lock
+        return catalog
+
+    def close(self) -> None:
+        super().close()
+        if self._folder_lock:
+            self._folder_lock.close()
+
+    def renew_snapshot(self, interval: timedelta | None = None) -> bool:
+        """Renew the snapshot when this process wrote since, or none is there; with ``interval``
+        only when it is as old as that. One process at a time; whether it was renewed."""
+        taken = _changed(self._snapshot)
+        young = interval is not None and time.time() - taken < interval.total_seconds()
+        if taken and (young or self.database.written_at < taken):
+            return False
+        with closing(FileLock(self._snapshot.with_name(f"{SNAPSHOT}.lock"))) as lock:
+            return lock.acquire(0) and self._renew()
+
+    def _renew(self) -> bool:
+        """A damaged catalog must not take the place of its good snapshot."""
+        began, fresh = time.time(), self._snapshot.with_name(f"{SNAPSHOT}.new")
+        try:
+            self.snapshot(fresh)
+            problem = integrity_problem(fresh)
+            if problem:
+                raise NotReady(f"The catalog is damaged ({problem}): stop and `upwell recover`.")
+            os.utime(fresh, (began, began))
+            fresh.chmod(0o600)
+            fresh.replace(self._snapshot)
+            sync(self._snapshot.parent)
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._journal.trim()
+        return True
+
+    # what the journal names
+
+    def add_account(self, account: Account) -> None:
+        super().add_account(account)
+        self._journal.add(Noted(account=account))
+
+    def add_token(self, token: Token) -> None:
+        super().add_token(token)
+        self._journal.add(Noted(token=token))
+
+    def revoke_token(self, account_id: str, token_id: str, now: datetime) -> bool:
+        revoked = super().revoke_token(account_id, token_id, now)
+        if revoked:
+            self._journal.add(Noted(revoked=token_id, account_id=account_id))
+        return revoked
+
+    def complete(self, task_id: str, revision: int, blob: Blob, file: CloudFile) -> CloudFile:
+        made = super().complete(task_id, revision, blob, file)
+        if made.id == file.id:
+            self._journal.add(Noted(file=made, task_id=task_id))
+        return made
+
+    def add_file(self, blob: Blob, file: CloudFile) -> None:
+        super().add_file(blob, file)
+        self._journal.add(Noted(file=file))
+
+    def share_blob(self, file: CloudFile) -> bool:
+        shared = super().share_blob(file)
+        if shared:
+            self._journal.add(Noted(file=file))
+        return shared
+
+    def update_file(
+        self,
+        file_id: str,
+        account_id: str,
+        now: datetime,
+        change: Callable[[CloudFile], CloudFile],
+    ) -> CloudFile | None:
+        changed = super().update_file(file_id, account_id, now, change)
+        if changed:
+            self._journal.add(Noted(file=changed))
+        return changed
+
+    def delete_file(self, file_id: str, account_id: str, now: datetime) -> bool:
+        deleted = super().delete_file(file_id, account_id, now)
+        if deleted:
+            self._journal.add(Noted(deleted=file_id, account_id=account_id))
+        return deleted
+
+
+def claim_folder(folder: Path) -> FileLock:
+    """The right to recover a data folder: nobody else may use it. Raises NotReady."""
+    if not folder.is_dir():
+        raise NotReady(f"There is no data folder {folder}.")
+    lock = FileLock(folder / LOCK)
+    if not lock.acquire(0):
+        lock.close()
+        raise NotReady(f"A server runs on {folder}: stop the server first, then recover.")
+    return lock
+
+
+def restore_catalog(folder: Path, now: datetime) -> Path | None:
+    """Put the snapshot in the place of a damaged catalog; where that one was moved to, or None
+    when it is sound. Raises NotReady, having changed nothing, without a good snapshot."""
+    problem = integrity_problem(folder / CATALOG)
+    if problem is None:
+        return None
+    bad = integrity_problem(folder / SNAPSHOT)
+    if bad:
+        raise NotReady(
+            f"The catalog is damaged ({problem}) and there is no good snapshot to restore "
+            f"({bad}). Nothing was changed; put a backup in the place of the data folder."
+        )
+    aside = folder / f"damaged-{now:%Y%m%dT%H%M%S.%fZ}"
+    aside.mkdir(mode=0o700)
+    for name in (CATALOG, f"{CATALOG}-wal", f"{CATALOG}-shm"):
+        with suppress(FileNotFoundError):
+            (folder / name).rename(aside / name)
+    partial = folder / f"{CATALOG}.partial"
+    shutil.copyfile(folder / SNAPSHOT, partial)
+    sync(partial)
+    partial.replace(folder / CATALOG)
+    sync(folder)
+    return aside
+
+
+def journal_of(folder: Path) -> Journal:
+    return Journal(folder / JOURNAL)
+
+
+def _changed(path: Path) -> float:
+    """The instant of a file's last change, seconds since the epoch; 0 when there is none."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

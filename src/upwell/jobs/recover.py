@@ -1,0 +1,224 @@
+"""Recovery: holds every row against its bytes, after a copy of a running server or a damage.
+
+Nobody else may use the data folder meanwhile. What the journal names and the catalog lacks
+comes back when its bytes are whole; a chunk whose bytes are not its own is forgotten, so that
+the client sends it again; files that are damaged are named, and dropped only when told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from upwell.errors import AccountExists
+from upwell.model import Garbage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from upwell.core.ports import BlobStore, Catalog, Clock, Noted
+    from upwell.core.uploads import Home
+    from upwell.model import Account, Blob, CloudFile, UploadTask
+
+_READ_SIZE = 1 << 20
+_EVERYTHING = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedFile:
+    """A file whose bytes are not those that were verified; ``account`` is a name."""
+
+    id: str
+    name: str
+    account: str
+    problem: str
+
+
+@dataclass(slots=True)
+class Recovered:
+    """What one recovery found and did. ``damaged`` are the files that are still there."""
+
+    uploads: int = 0
+    uploads_closed: int = 0
+    chunks: int = 0
+    chunks_forgotten: int = 0
+    blobs: int = 0
+    files_restored: int = 0
+    damaged: list[DamagedFile] = field(default_factory=list)
+    dropped: list[DamagedFile] = field(default_factory=list)
+    pools_unknown: set[str] = field(default_factory=set)
+
+    @property
+    def well(self) -> bool:
+        return not self.damaged and not self.pools_unknown
+
+
+class Recovery:
+    """One pass over a data folder. ``advance`` is told of bytes as they are dealt with."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        homes: Mapping[str, Home],
+        clock: Clock,
+        advance: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._catalog = catalog
+        self._homes = homes
+        self._clock = clock
+        self._advance = advance
+        self._found = Recovered()
+
+    def size(self) -> int:
+        """Bytes that ``check`` is going to read."""
+        uploads = sum(task.received_bytes for task in self._catalog.open_tasks())
+        return uploads + sum(blob.size for blob in self._catalog.blobs())
+
+    def replay(self, journal: Iterable[Noted]) -> None:
+        """Bring back what the journal names and the catalog lacks."""
+        files: dict[str, Noted] = {}
+        for noted in journal:
+            self._replay_account(noted)
+            if noted.file:
+                earlier = files.pop(noted.file.id, noted)
+                files[noted.file.id] = noted if noted.task_id else _renamed(earlier, noted)
+            elif noted.deleted and noted.account_id:
+                files.pop(noted.deleted, None)
+                self._catalog.delete_file(noted.deleted, noted.account_id, self._clock())
+        self._replay_files(files)
+
+    def check(self, *, drop: bool = False) -> Recovered:
+        """Hold every chunk and every blob against its bytes; with ``drop``, delete the rows of
+        damaged files."""
+        for task in self._catalog.open_tasks():
+            self._check_task(task)
+        names = {account.id: account.name for account in self._catalog.accounts()}
+        for blob in self._catalog.blobs():
+            problem = self._problem(blob)
+            if problem:
+                self._damaged(blob, problem, names, drop=drop)
+        return self._found
+
+    # the journal
+
+    def _replay_account(self, noted: Noted) -> None:
+        if noted.account:
+            with suppress(AccountExists):
+                self._catalog.add_account(noted.account)
+        elif noted.token:
+            known = {token.id for token in self._catalog.tokens(noted.token.account_id)}
+            if noted.token.id not in known and self._knows(noted.token.account_id):
+                self._catalog.add_token(noted.token)
+        elif noted.revoked and noted.account_id:
+            self._catalog.revoke_token(noted.account_id, noted.revoked, self._clock())
+
+    def _knows(self, account_id: str) -> bool:
+        return any(account.id == account_id for account in self._catalog.accounts())
+
+    def _replay_files(self, files: Mapping[str, Noted]) -> None:
+        tasks = {task.id: task for task in self._catalog.open_tasks()}
+        garbage = set(self._catalog.garbage(_EVERYTHING))
+        for noted in files.values():
+            file = noted.file
+            if file is None or not self._lacks(file):
+                continue
+            if Garbage(file.blob.pool_id, file.blob.key) in garbage:
+                continue  # it was deleted, and the journal's line about that is lost
+            if self._hashed(file.blob, lambda _: None) is None:
+                self._restore(file, tasks.get(noted.task_id or ""))
+                self._found.files_restored += 1
+
+    def _lacks(self, file: CloudFile) -> bool:
+        now = self._clock()
+        live = file.expired_at is None or file.expired_at > now
+        there = self._catalog.file(file.id, now, file.account_id)
+        return live and there is None and self._knows(file.account_id)
+
+    def _restore(self, file: CloudFile, task: UploadTask | None) -> None:
+        if task:
+            self._catalog.complete(task.id, task.revision, file.blob, file)
+        elif not self._catalog.share_blob(file):
+            self._catalog.add_file(file.blob, file)
+
+    # uploads in progress
+
+    def _check_task(self, task: UploadTask) -> None:
+        store = self._store(task.pool_id)
+        if store is None:
+            return
+        self._found.uploads += 1
+        try:
+            store.reader(task.layout).close()
+            self._check_chunks(store, task)
+        except FileNotFoundError:
+            self._catalog.cancel(task.account_id, task.id, self._clock())
+            self._found.uploads_closed += 1
+
+    def _check_chunks(self, store: BlobStore, task: UploadTask) -> None:
+        for chunk in self._catalog.chunks(task.id).all():
+            self._found.chunks += 1
+            try:
+                whole = store.check_chunk(task.layout, chunk)
+            except FileNotFoundError:
+                raise
+            except OSError:  # the disk cannot read it
+                whole = False
+            if not whole:
+                self._catalog.forget_chunk(task.id, chunk.index, self._clock())
+                self._found.chunks_forgotten += 1
+            self._advance(chunk.size)
+
+    # files
+
+    def _problem(self, blob: Blob) -> str | None:
+        if self._store(blob.pool_id) is None:
+            return None
+        self._found.blobs += 1
+        return self._hashed(blob, self._advance)
+
+    def _hashed(self, blob: Blob, advance: Callable[[int], None]) -> str | None:
+        """What is wrong with a blob's bytes, or None."""
+        store = self._store(blob.pool_id)
+        if store is None:
+            return "its pool is not in the settings"
+        try:
+            return _compared(store, blob, advance)
+        except FileNotFoundError:
+            return "missing"
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+
+    def _damaged(
+        self, blob: Blob, problem: str, names: Mapping[str, str], *, drop: bool
+    ) -> None:
+        now = self._clock()
+        for file in self._catalog.files_of_blob(blob.id):
+            if file.expired_at is not None and file.expired_at <= now:
+                continue  # the sweeper's
+            named = DamagedFile(file.id, file.name, names.get(file.account_id, "?"), problem)
+            if drop:
+                self._catalog.delete_file(file.id, file.account_id, now)
+            (self._found.dropped if drop else self._found.damaged).append(named)
+
+    def _store(self, pool_id: str) -> BlobStore | None:
+        home = self._homes.get(pool_id)
+        if home is None:
+            self._found.pools_unknown.add(pool_id)
+        return home.store if home else None
+
+
+def _compared(store: BlobStore, blob: Blob, advance: Callable[[int], None]) -> str | None:
+    with closing(store.open(blob.key)) as reader:
+        if reader.size != blob.size:
+            return f"{reader.size} bytes instead of {blob.size}"
+        digests = {name: hashlib.new(name, usedforsecurity=False) for name in blob.digests}
+        offset = 0
+        while data := reader.read_at(offset, _READ_SIZE):
+            for digest in digests.values():
+                digest.update(data)
+            offset += len(data)
+            advance(len(data))
+    same = all(digest.hexdigest() == blob.digests[name] for name, digest in digests.items())
+    return None if same else "other bytes than were uploaded"
