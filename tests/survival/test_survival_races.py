@@ -376,10 +376,6 @@ def _forgetful(node: _Node, task: UploadTask) -> Callable[[Layout], UploadReader
     return reader
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG: a lost side object makes complete look again 500 times, in 20 minutes, then 500",
-)
 def test_a_complete_whose_bytes_are_gone_answers_soon(nodes: list[_Node]) -> None:
     """A lost side object (a bad disk, an old backup) is told, not waited for."""
     one, _ = nodes

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _READ_SIZE = 1 << 20
 _ELSEWHERE = 0.01  # seconds between looks while another process hashes
-_SOON = 0  # bytes that are hashed in a few milliseconds
-_HELP = 8  # chunks
+_SOON = 1 << 20  # bytes that are hashed in less time than another thread takes to wake
+_HELP = 8  # chunks hashed for one that arrives, so that a backlog shrinks
 _LOOK_UP = 512  # chunks read from the catalog at once
 _MEMO = struct.Struct("<QQI")  # revision, chunks hashed, CRC-32 of the states that follow
 _local = threading.local()

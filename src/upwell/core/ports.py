@@ -211,14 +211,12 @@ T = TypeVar("T")
 class Noted:
     """One line of a catalog's journal: what became of an account, a token or a file.
 
-    ``file`` with the ``task_id`` that it was, when it was uploaded; ``deleted`` is a file's id,
-    ``revoked`` a token's, both of ``account_id``.
+    ``deleted`` is a file's id, ``revoked`` a token's, both of ``account_id``.
     """
 
     account: Account | None = None
     token: Token | None = None
     file: CloudFile | None = None
-    task_id: str | None = None
     deleted: str | None = None
     revoked: str | None = None
     account_id: str | None = None

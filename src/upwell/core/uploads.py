@@ -56,6 +56,8 @@ _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed d
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
 _ROUNDS = 500  # looks at an upload that changes or is being completed elsewhere
 _HEAD = 8192  # bytes that tell what a content is
+_SEEMS_LOST = 5  # of those looks, when the bytes are not to be found
+_INSPECTED = 10_000  # tasks that are remembered as looked through
 _NAMED = 20  # missing chunks that a message names; ``meta`` has them all
 
 
@@ -108,6 +110,7 @@ class Uploads:
         self._clock = clock
         self._idle = idle
         self._sniff = sniff
+        self._inspected: dict[str, int] = {}  # task → revision whose bytes were looked through
         self._followers = hashing.Followers(catalog, self._store_of, hash_threads)
 
     def close(self) -> None:
@@ -327,16 +330,42 @@ class Uploads:
     def finish_complete(self, principal: Principal, verifying: Verifying) -> CloudFile | Verifying:
         """Publish a verified upload (I4); ``Verifying`` again when it changed meanwhile.
 
-        Raises HashMismatch; nothing that was uploaded is lost by it.
+        Raises HashMismatch, or ChunksMissing when stored bytes turn out to be damaged; nothing
+        else that was uploaded is lost by it.
         """
-        task = verifying.task
+        task, file = verifying.task, None
         try:
             digests = verifying.digests.result(timeout=0)
             _check_digest(task.digest, digests)
             file = self._publish(task, digests)
-        except (TaskClosed, FileNotFoundError, CancelledError):
-            file = None  # completed, cancelled or changed meanwhile
+        except HashMismatch:
+            self._forget_damaged(task)
+            raise
+        except FileNotFoundError:  # completed or cancelled meanwhile, or lost
+            if verifying.rounds == _SEEMS_LOST:
+                self._forget_damaged(task)
+        except (TaskClosed, CancelledError):
+            pass  # completed, cancelled or changed meanwhile
         return file or self._look_again(principal, verifying)
+
+    def _forget_damaged(self, task: UploadTask) -> None:
+        """Look for chunks whose bytes are not those that were acknowledged. Raises
+        ChunksMissing when there are any: the client sends them again.
+
+        It reads the whole upload, so it is done once for each revision.
+        """
+        if self._inspected.get(task.id) == task.revision:
+            return
+        store = self._store_of(task.pool_id)
+        chunks = self._catalog.chunks(task.id).all()
+        damaged = [chunk for chunk in chunks if not store.check_chunk(task.layout, chunk)]
+        for chunk in damaged:
+            self._catalog.forget_chunk(task.id, chunk.index, self._clock())
+        if damaged:
+            raise _chunks_missing(self._status(task))
+        if len(self._inspected) >= _INSPECTED:
+            self._inspected.clear()
+        self._inspected[task.id] = task.revision
 
     def _look_again(self, principal: Principal, before: Verifying) -> CloudFile | Verifying:
         if before.rounds >= _ROUNDS:
