@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from tests.harness import Server
 
 README = Path(__file__).parents[1] / "README.md"

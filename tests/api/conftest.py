@@ -14,7 +14,6 @@ import uvicorn
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.api.world import Api, Clock, LoopTransport, Server, World, settings_of
-
 from upwell.app import asgi, build
 from upwell.http.api import PREFIXES
 from upwell.http.server import UpwellProtocol

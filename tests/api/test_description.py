@@ -6,8 +6,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.api.world import Api, error_of
 
+from tests.api.world import Api, error_of
 from upwell import errors as e
 from upwell.http.errors import STATUS, status_of
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx2
 import pytest
-from tests.api.world import Api, described, refused, unique
 
+from tests.api.world import Api, described, refused, unique
 from upwell.core.ports import Catalog
 from upwell.model import Scope
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.api.world import described, error_of, refused, unique
 
 if TYPE_CHECKING:

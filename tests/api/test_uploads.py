@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.api.world import DIRECT_MAX, SECOND_POOL, described, refused, unique
 
+from tests.api.world import DIRECT_MAX, SECOND_POOL, described, refused, unique
 from upwell.model import DEFAULT_POOL_ID
 
 if TYPE_CHECKING:

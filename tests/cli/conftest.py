@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.client.fake_server import TOKEN, FakeServer
-
 from upwell.cli import app
 
 if TYPE_CHECKING:

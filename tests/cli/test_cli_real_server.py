@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.cli.conftest import PROGRAM
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.client.fake_server import TOKEN
 
 if TYPE_CHECKING:

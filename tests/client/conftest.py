@@ -10,7 +10,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.client.fake_server import TOKEN, FakeServer
-
 from upwell.client import Backoff, Client, Retry
 
 if TYPE_CHECKING:

@@ -24,7 +24,6 @@ from upwell.client import (
 
 if TYPE_CHECKING:
     from tests.client.fake_server import FakeServer
-
     from upwell.client import Client
 
 CONTENT = os.urandom(1_000_003)

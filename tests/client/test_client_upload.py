@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.client.fake_server import TOKEN, FakeServer
 
+from tests.client.fake_server import TOKEN, FakeServer
 from upwell.client import (
     ApiError,
     Backoff,

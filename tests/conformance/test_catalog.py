@@ -218,6 +218,64 @@ class TestAccounts:
         assert winners == [catalog.account("ann")]
 
 
+class TestRecovery:
+    def test_open_tasks_are_those_in_progress_of_everyone(
+        self, catalog: Catalog, ann: Account, bob: Account
+    ) -> None:
+        mine, theirs, closed = _task(ann), _task(bob), _task(ann)
+        for task in (mine, theirs, closed):
+            catalog.add_task(task)
+        catalog.cancel(ann.id, closed.id, NOW)
+        assert {task.id for task in catalog.open_tasks()} == {mine.id, theirs.id}
+
+    def test_forgotten_chunk_is_missing_and_not_counted(
+        self, catalog: Catalog, ann: Account
+    ) -> None:
+        task = catalog.add_task(_task(ann))
+        for index in (0, 2):
+            catalog.record_chunk(task.id, _chunk(index), NOW, NOW + WEEK)
+        for _ in range(2):  # again has no effect but on the revision
+            catalog.forget_chunk(task.id, 2, NOW + HOUR)
+            left = catalog.task(ann.id, task.id, NOW)
+            assert left is not None
+            assert (left.received_count, left.received_bytes) == (1, CHUNK)
+            assert catalog.chunk_indexes(task.id) == [0]
+        assert left is not None
+        assert left.revision == 2
+        assert left.updated_at == NOW + HOUR
+        with pytest.raises(TaskClosed):
+            catalog.complete(task.id, 0, *_outcome(task, ann))
+
+    def test_chunk_of_a_closed_task_cannot_be_forgotten(
+        self, catalog: Catalog, ann: Account
+    ) -> None:
+        task = catalog.add_task(_task(ann))
+        catalog.cancel(ann.id, task.id, NOW)
+        with pytest.raises(TaskClosed):
+            catalog.forget_chunk(task.id, 0, NOW)
+
+    def test_blobs_and_their_files(self, catalog: Catalog, ann: Account, bob: Account) -> None:
+        first, other = _stored(catalog, ann), _stored(catalog, bob)
+        shared = _file(ann, first.blob, at=NOW + TICK, expired_at=NOW + HOUR)
+        assert catalog.share_blob(shared)
+        assert {blob.id: blob for blob in catalog.blobs()} == {
+            each.blob.id: each.blob for each in (first, other)
+        }
+        assert catalog.files_of_blob(first.blob.id) == [shared, first]
+        assert catalog.files_of_blob("nothing") == []
+
+    def test_iterations_go_through_all_pages_while_rows_go(
+        self, catalog: Catalog, ann: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("upwell.catalog.sql._PAGE", 2)
+        for _ in range(5):
+            catalog.add_task(_task(ann))
+            _stored(catalog, ann)
+        assert all(catalog.cancel(ann.id, task.id, NOW) for task in catalog.open_tasks())
+        assert list(catalog.open_tasks()) == []
+        assert len({blob.id for blob in catalog.blobs()}) == 5
+
+
 class TestTokens:
     @staticmethod
     def _token(account: Account, **changes: Any) -> Token:

@@ -124,6 +124,31 @@ def upload(store: BlobStore, data: bytes, chunk_size: int = N) -> tuple[Layout, 
     return layout, acked
 
 
+# recovery's question
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_check_chunk_tells_its_bytes_from_others(store: BlobStore, replace: bool) -> None:
+    layout = reserved(store, 2 * N + 1)
+    last = send(store, layout, 2, text(1), replace=replace)
+    chunk = send(store, layout, 1, text(N), replace=replace)
+    assert store.check_chunk(layout, chunk)
+    assert store.check_chunk(layout, last)
+    assert not store.check_chunk(layout, Chunk(0, N, chunk.etag, None))
+    assert not store.check_chunk(layout, Chunk(1, N - 1, chunk.etag, chunk.staged))
+    assert not store.check_chunk(layout, Chunk(9, N, chunk.etag, chunk.staged))
+    store.unstage(layout.key)
+    assert store.check_chunk(layout, chunk) is not replace
+
+
+def test_check_chunk_of_a_discarded_upload(store: BlobStore) -> None:
+    layout = reserved(store, N)
+    chunk = send(store, layout, 0, text(N))
+    store.delete(layout.key)
+    with pytest.raises(FileNotFoundError):
+        store.check_chunk(layout, chunk)
+
+
 # what goes in comes out
 
 
@@ -807,7 +832,7 @@ def test_foreign_files_are_not_ours(local: LocalStore) -> None:
 def test_a_folder_that_cannot_be_written_fails_the_check(
     local: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pathlib.Path.write_bytes", _no_space)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: _no_space())
     with pytest.raises(OSError, match="no space"):
         local.check()
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.core.world import ALL, World, content, new_upload
 
+from tests.core.world import ALL, World, content, new_upload
 from upwell.errors import FileNotFound, ScopeMissing
 from upwell.model import CloudFile, Scope
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.world import World, content, new_upload, piece
 
+from tests.core.world import World, content, new_upload, piece
 from upwell.core.hashing import Follower, Followers, algorithms_for, digests_of
 from upwell.model import Chunk, Digest, Layout, TaskStatus, UploadTask
 

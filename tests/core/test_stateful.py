@@ -25,15 +25,15 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from tests.core.world import CHUNK, Core, World, content, new_upload, piece
 
+from tests.core.world import CHUNK, Core, World, content, new_upload, piece
 from upwell.errors import ChunkSizeMismatch, ChunksMissing, HashMismatch, TaskClosed, TaskNotFound
 from upwell.model import CloudFile, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from upwell.core.uploads import ChunkWriter
+    from upwell.core.receiving import ChunkWriter
 
 CONTENTS = [b"", content(3), content(CHUNK), content(2 * CHUNK + 1), content(3 * CHUNK, 1)]
 NAMES = ["a", "b"]

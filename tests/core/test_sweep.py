@@ -8,8 +8,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.core.world import CHUNK, Core, World, content, new_upload, piece
 
+from tests.core.world import CHUNK, Core, World, content, new_upload, piece
 from upwell.jobs.sweep import GRACE, Swept
 from upwell.model import CloudFile, Garbage, TaskStatus, UploadTask
 

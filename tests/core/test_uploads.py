@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.core.world import (
     ALL,
     CHUNK,
@@ -24,8 +25,8 @@ from tests.core.world import (
     piece,
     sha256,
 )
-
-from upwell.core.uploads import Checksum, ChunkWriter, Home, Verifying
+from upwell.core.receiving import Checksum, ChunkWriter
+from upwell.core.uploads import Home, Verifying
 from upwell.errors import (
     BundleNotFound,
     ChecksumMismatch,

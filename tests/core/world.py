@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from upwell.catalog import SqlCatalog
 from upwell.core.accounts import Accounts
 from upwell.core.files import Files
-from upwell.core.uploads import Checksum, Home, Uploads
+from upwell.core.receiving import Checksum
+from upwell.core.uploads import Home, Uploads
 from upwell.jobs.sweep import Sweeper
 from upwell.model import (
     DEFAULT_POOL_ID,

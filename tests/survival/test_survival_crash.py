@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.harness import Api, Server
 from tests.survival import fsck
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.harness import Api, Server
 from tests.survival import fsck
-
 from upwell.catalog import SqlCatalog
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.harness import BOUNDARY, Answer, Api, Server, Wire, chunked, form
 
 if TYPE_CHECKING:

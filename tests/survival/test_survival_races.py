@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.harness import BOUNDARY, Answer, Api, Server, chunked, form, servers, together
 
+from tests.harness import BOUNDARY, Answer, Api, Server, chunked, form, servers, together
 from upwell import app
 from upwell.config import Settings
 from upwell.core.uploads import Verifying
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from upwell.core.ports import UploadReader
-    from upwell.core.uploads import ChunkWriter
+    from upwell.core.receiving import ChunkWriter
 
 K = 256 << 10
 SMALL = 64 << 10

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.harness import BOUNDARY, Api, Server, Wire, chunked, eventually, form, together
 
 if TYPE_CHECKING:

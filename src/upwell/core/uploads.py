@@ -6,23 +6,20 @@ keeps the order bytes, row, answer (I2). All block; call them from worker thread
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import secrets
 import time
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
+from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
 from upwell.errors import (
     BundleNotFound,
-    ChecksumMismatch,
     ChecksumUnsupported,
     ChunkIndexInvalid,
-    ChunkSizeMismatch,
     ChunksMissing,
     HashMismatch,
     InternalError,
@@ -48,10 +45,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from concurrent.futures import Future
 
-    from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page
+    from upwell.core.ports import BlobStore, Catalog, Clock, Page
     from upwell.model import Chunk, NewUpload, Principal
 
-CHECKSUMS = ("md5", "sha1", "sha256", "sha512")
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
 _ROUNDS = 500  # looks at an upload that changes or is being completed elsewhere
@@ -59,14 +55,6 @@ _HEAD = 8192  # bytes that tell what a content is
 _SEEMS_LOST = 5  # of those looks, when the bytes are not to be found
 _INSPECTED = 10_000  # tasks that are remembered as looked through
 _NAMED = 20  # missing chunks that a message names; ``meta`` has them all
-
-
-@dataclass(frozen=True, slots=True)
-class Checksum:
-    """A digest of one chunk that the sender declares (tus ``Upload-Checksum``)."""
-
-    algorithm: str
-    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +231,7 @@ class Uploads:
         try:
             slot = self._store_of(task.pool_id).slot(task.layout, index)
         except FileNotFoundError:
-            raise _task_not_found() from None
+            raise task_not_found() from None
         return ChunkWriter(self, task, index, slot, checksum)
 
     def _open_task(self, principal: Principal, task_id: str) -> UploadTask:
@@ -255,14 +243,14 @@ class Uploads:
     def _task(self, principal: Principal, task_id: str) -> UploadTask:
         task = self._catalog.task(principal.account.id, task_id, self._clock())
         if task is None or task.status is TaskStatus.EXPIRED:
-            raise _task_not_found()
+            raise task_not_found()
         return task
 
     def require_open(self, task: UploadTask) -> None:
         """Raises TaskClosed or TaskNotFound when a task was closed since it was read."""
         now = self._catalog.task(task.account_id, task.id, self._clock())
         if now is None:
-            raise _task_not_found()
+            raise task_not_found()
         if now.status is not TaskStatus.IN_PROGRESS:
             raise _closed(now)
 
@@ -475,95 +463,6 @@ class Verifying:
     rounds: int = 0
 
 
-class ChunkWriter:
-    """Takes the body of one chunk: ``acquire`` until it is True, ``write``, ``finish``.
-
-    ``close`` in any case. Made by ``Uploads.open_chunk``, which has decided who may.
-    """
-
-    def __init__(
-        self,
-        uploads: Uploads,
-        task: UploadTask,
-        index: int,
-        slot: ChunkSlot,
-        checksum: Checksum | None,
-    ) -> None:
-        self._uploads = uploads
-        self._task = task
-        self._index = index
-        self._slot = slot
-        self._checksum = checksum
-        self._hash: Any = hashlib.new(checksum.algorithm) if checksum else None
-        self._before: Chunk | None = None
-        self.length = task.layout.length(index)
-        self._left = self.length
-
-    def check_length(self, declared: int) -> None:
-        """Raises ChunkSizeMismatch, before a body of that length is read."""
-        if declared != self.length:
-            raise self._wrong_size(declared)
-
-    def acquire(self) -> bool:
-        """Try to become the only writer; asking makes a stuck one let go."""
-        if not self._slot.acquire():
-            return False
-        self._before = self._uploads.acknowledged(self._task, self._index)
-        if self._before is None:
-            # Or the task is a file by now, whose bytes these must not touch (I3). If it is
-            # not, it cannot become one while the slot is held and this chunk is missing.
-            self._uploads.require_open(self._task)
-        try:
-            self._slot.begin(replace=self._before is not None)
-        except FileNotFoundError:
-            raise _task_not_found() from None
-        return True
-
-    def contended(self) -> bool:
-        """Whether a newer request for this chunk waits."""
-        return self._slot.contended()
-
-    def write(self, data: memoryview) -> None:
-        """Raises ChunkSizeMismatch when the body is longer than the chunk."""
-        self._left -= len(data)
-        if self._left < 0:
-            raise self._wrong_size(self.length - self._left)
-        if self._hash:
-            self._hash.update(data)
-        self._slot.write(data)
-
-    def finish(self) -> None:
-        """Verify, make durable, acknowledge. After it, and only then, answer 200 (I1)."""
-        if self._left:
-            raise self._wrong_size(self.length - self._left)
-        if self._checksum and not hmac.compare_digest(self._hash.digest(), self._checksum.digest):
-            raise ChecksumMismatch(
-                "The chunk does not have the declared Upload-Checksum; send it again."
-            )
-        if self._task.layout.size == 0:
-            return
-        try:
-            chunk = self._slot.commit()
-        except FileNotFoundError:  # the task was closed, and its side objects are gone
-            self._uploads.require_open(self._task)
-            raise
-        if self._before and self._before.etag == chunk.etag:
-            chunk = self._before
-        else:
-            self._slot.keep()  # before the row: a row without its bytes must never be (I2)
-        self._uploads.record(self._task, chunk, self._before)
-
-    def close(self) -> None:
-        self._slot.close()
-
-    def _wrong_size(self, size: int) -> ChunkSizeMismatch:
-        return ChunkSizeMismatch(
-            f"Chunk {self._index} of this upload is {self.length} bytes, not {size}; "
-            "cut the file by the task's chunk_size.",
-            meta={"expected": self.length, "received": size},
-        )
-
-
 def _unchanged(before: UploadTask, now: UploadTask) -> bool:
     return (now.status, now.revision) == (before.status, before.revision)
 
@@ -606,10 +505,6 @@ def _chunks_missing(status: Status) -> ChunksMissing:
         f"{len(missing)} of {count} chunks {verb} missing: {named}.",
         meta={"missing_chunks": missing},
     )
-
-
-def _task_not_found() -> TaskNotFound:
-    return TaskNotFound("There is no such upload of yours; it may have expired. Create a new one.")
 
 
 def _closed(task: UploadTask) -> TaskClosed:

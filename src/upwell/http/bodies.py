@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive
 
-    from upwell.core.uploads import ChunkWriter
+    from upwell.core.receiving import ChunkWriter
 
 FIELD = "chunk"
 STALL = 30.0  # seconds without a byte after which a request is given up

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from upwell.core.uploads import Checksum
+from upwell.core.receiving import Checksum
 from upwell.errors import ValidationFailed
 from upwell.http.bodies import receive_chunk
 from upwell.http.guard import CHUNK_PATH, secret_of
@@ -23,7 +23,7 @@ from upwell.http.guard import CHUNK_PATH, secret_of
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-    from upwell.core.uploads import ChunkWriter
+    from upwell.core.receiving import ChunkWriter
     from upwell.core.verbs import Verbs
 
 CHECKSUM_HEADER = r"^[A-Za-z0-9-]{1,16} [A-Za-z0-9+/]{1,88}={0,2}$"

@@ -1,0 +1,272 @@
+"""Recovery: what is whole stays, what is damaged is sent again or named, nothing is invented."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.core.world import CHUNK, World, content, new_upload, piece
+from upwell.catalog import SqlCatalog
+from upwell.core.ports import Noted
+from upwell.jobs.recover import Recovered, Recovery
+from upwell.model import CloudFile, Layout, TaskStatus, UploadTask
+from upwell.stores.memory import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def recover(world: World) -> Callable[..., Recovered]:
+    def run(*journal: Noted, drop: bool = False) -> Recovered:
+        work = Recovery(world.catalog, world.homes, world.clock)
+        work.replay(journal)
+        return work.check(drop=drop)
+
+    return run
+
+
+def upload(world: World, data: bytes, seed: int = 0) -> UploadTask:
+    made = world.uploads.create(world.me, new_upload(data, file_name=f"{seed}.bin"))
+    assert isinstance(made, UploadTask)
+    return made
+
+
+def flip(world: World, key: str, offset: int) -> None:
+    """One bit of what is stored, changed behind everyone's back."""
+    if isinstance(world.store, MemoryStore):
+        world.store.upload(key).main.content[offset] ^= 1
+        return
+    path = world.folder / "pool" / "blobs" / key[:2] / key
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(world: World, key: str, size: int) -> None:
+    if isinstance(world.store, MemoryStore):
+        del world.store.upload(key).main.content[size:]
+        return
+    with (world.folder / "pool" / "blobs" / key[:2] / key).open("r+b") as file:
+        file.truncate(size)
+
+
+def progress(world: World, task: UploadTask) -> tuple[list[int], int, int]:
+    now = world.catalog.task(world.me.account.id, task.id, world.clock())
+    assert now is not None
+    return world.catalog.chunk_indexes(task.id), now.received_count, now.received_bytes
+
+
+def test_a_sound_folder_is_well(world: World, recover: Callable[..., Recovered]) -> None:
+    world.upload(world.me, content(3 * CHUNK))
+    task = upload(world, content(2 * CHUNK, 1))
+    world.send(world.me, task, 1, content(CHUNK, 2))
+    found = recover()
+    assert found == Recovered(uploads=1, chunks=1, blobs=1)
+    assert found.well
+
+
+def test_what_is_read_is_announced(world: World) -> None:
+    world.upload(world.me, content(3 * CHUNK))
+    task = upload(world, content(2 * CHUNK, 1))
+    world.send(world.me, task, 1, content(CHUNK, 2))
+    seen: list[int] = []
+    work = Recovery(world.catalog, world.homes, world.clock, seen.append)
+    assert work.size() == 4 * CHUNK
+    work.check()
+    assert sum(seen) == 4 * CHUNK
+
+
+def test_a_damaged_chunk_is_sent_again_and_the_upload_completes(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    data = content(3 * CHUNK)
+    task = upload(world, data)
+    world.send_all(world.me, task, data)
+    flip(world, task.layout.key, CHUNK + 1)
+    found = recover()
+    assert (found.chunks, found.chunks_forgotten, found.well) == (3, 1, True)
+    assert progress(world, task) == ([0, 2], 2, 2 * CHUNK)
+    world.send(world.me, task, 1, piece(task, data, 1))
+    assert world.read(world.me, world.uploads.complete(world.me, task.id).id) == data
+
+
+def test_a_truncated_upload_goes_on_from_what_is_left(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    data = content(3 * CHUNK - 5)
+    task = upload(world, data)
+    world.send_all(world.me, task, data)
+    truncate(world, task.layout.key, CHUNK + 3)
+    assert recover().chunks_forgotten == 2
+    assert progress(world, task)[0] == [0]
+    world.send_all(world.me, task, data, [1, 2])
+    assert world.read(world.me, world.uploads.complete(world.me, task.id).id) == data
+
+
+def test_a_chunk_without_its_side_object_is_forgotten(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    data = content(2 * CHUNK)
+    task = upload(world, data)
+    world.send(world.me, task, 0, content(CHUNK, 9))
+    world.send(world.me, task, 1, piece(task, data, 1))
+    world.send(world.me, task, 0, piece(task, data, 0))
+    assert recover().chunks_forgotten == 0
+    world.store.unstage(task.layout.key)
+    assert recover().chunks_forgotten == 1
+    assert progress(world, task)[0] == [1]
+    world.send(world.me, task, 0, piece(task, data, 0))
+    assert world.read(world.me, world.uploads.complete(world.me, task.id).id) == data
+
+
+def test_an_upload_without_its_bytes_is_closed(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    task = upload(world, content(2 * CHUNK))
+    world.send(world.me, task, 0, content(CHUNK))
+    world.store.delete(task.layout.key)
+    assert recover().uploads_closed == 1
+    assert world.uploads.tasks(world.me, TaskStatus.CANCELLED, 0, 9).total == 1
+    assert recover() == Recovered()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_file_is_named_and_dropped_only_when_told(
+    world: World, recover: Callable[..., Recovered], damage: str
+) -> None:
+    data = content(3 * CHUNK)
+    file, other = world.upload(world.me, data), world.upload(world.me, content(9, 1))
+    world.uploads.create(world.me, new_upload(data, file_name="shared"))
+    key = file.blob.key
+    {
+        "flip": lambda: flip(world, key, 2 * CHUNK),
+        "truncate": lambda: truncate(world, key, CHUNK),
+        "delete": lambda: world.store.delete(key),
+    }[damage]()
+    keys = world.all_keys()
+    found = recover()
+    assert sorted((each.name, each.account) for each in found.damaged) == [
+        ("a.bin", "me"),
+        ("shared", "me"),
+    ]
+    assert not found.well
+    dropped = recover(drop=True)
+    assert (len(dropped.dropped), dropped.well) == (2, True)
+    assert world.all_keys() == keys  # the sweeper's, not recovery's
+    left = world.catalog.files(world.me.account.id, world.clock(), 0, 9)
+    assert [each.id for each in left.items] == [other.id]
+
+
+def test_an_unknown_pool_is_no_reason_to_drop_files(world: World) -> None:
+    file = world.upload(world.me, content(9))
+    found = Recovery(world.catalog, {}, world.clock).check(drop=True)
+    assert (found.pools_unknown, found.well) == ({file.pool_id}, False)
+    assert found.dropped == []
+    assert world.catalog.file(file.id, world.clock(), world.me.account.id)
+
+
+class TestJournal:
+    """An older catalog, and what the journal says of the time after it."""
+
+    @pytest.fixture
+    def old(self, world: World, tmp_path: Path) -> Callable[[], None]:
+        """Go back to the catalog as it is now."""
+        world.catalog.snapshot(tmp_path / "old")  # type: ignore[attr-defined]
+
+        def back() -> None:
+            world.wire(SqlCatalog.open(tmp_path / "old"))
+
+        return back
+
+    def test_a_file_comes_back(self, world: World, old: Callable[[], None], tmp_path: Path) -> None:
+        data = content(3 * CHUNK)
+        file = world.upload(world.me, data)
+        world.close()
+        old()
+        found = self._replay(world, Noted(file=file))
+        assert (found.files_restored, found.well) == (1, True)
+        assert world.read(world.me, file.id) == data
+        assert self._replay(world, Noted(file=file)).files_restored == 0
+
+    def test_a_file_takes_the_place_of_its_upload(self, world: World, tmp_path: Path) -> None:
+        data = content(2 * CHUNK)
+        task = upload(world, data)
+        world.send(world.me, task, 0, piece(task, data, 0))
+        world.catalog.snapshot(tmp_path / "old")  # type: ignore[attr-defined]
+        world.send(world.me, task, 1, piece(task, data, 1))
+        file = world.uploads.complete(world.me, task.id)
+        world.close()
+        world.wire(SqlCatalog.open(tmp_path / "old"))
+        assert self._replay(world, Noted(file=file)).files_restored == 1
+        assert list(world.catalog.open_tasks()) == []
+        assert world.uploads.complete(world.me, task.id).id == file.id
+
+    def test_files_that_share_bytes_come_back_sharing_them(
+        self, world: World, old: Callable[[], None]
+    ) -> None:
+        first = world.upload(world.me, content(9))
+        second = world.uploads.create(world.me, new_upload(content(9), file_name="b"))
+        assert isinstance(second, CloudFile)
+        world.close()
+        old()
+        assert self._replay(world, Noted(file=second), Noted(file=first)).files_restored == 2
+        assert len(list(world.catalog.blobs())) == 1
+
+    @pytest.mark.parametrize("how", ["flip", "delete", "noted", "expired"])
+    def test_what_is_not_whole_or_was_deleted_stays_away(
+        self, world: World, old: Callable[[], None], how: str
+    ) -> None:
+        soon = world.clock() + timedelta(hours=1)
+        file = world.upload(world.me, content(3 * CHUNK), expired_at=soon)
+        notes = [Noted(file=file)]
+        if how == "flip":
+            flip(world, file.blob.key, 1)
+        elif how == "delete":
+            world.store.delete(file.blob.key)
+        elif how == "noted":
+            notes.append(Noted(deleted=file.id, account_id=file.account_id))
+        else:
+            world.clock.advance(hours=2)
+        world.close()
+        old()
+        assert self._replay(world, *notes).files_restored == 0
+        assert list(world.catalog.blobs()) == []
+
+    def test_garbage_is_not_brought_back(self, world: World) -> None:
+        file = world.upload(world.me, content(9))
+        assert world.catalog.delete_file(file.id, file.account_id, world.clock())
+        assert self._replay(world, Noted(file=file)).files_restored == 0
+
+    def test_accounts_and_tokens(self, world: World, old: Callable[[], None]) -> None:
+        secret = world.accounts.issue(world.me.account, "t", scopes=world.me.scopes)
+        new = world.person("new").account
+        (token,) = world.catalog.tokens(world.me.account.id)
+        world.close()
+        old()
+        self._replay(world, Noted(account=new), Noted(token=token), Noted(account=new))
+        assert world.catalog.account("new") == new
+        assert world.accounts.authenticate(secret).account == world.me.account
+        self._replay(world, Noted(revoked=token.id, account_id=world.me.account.id))
+        (revoked,) = world.catalog.tokens(world.me.account.id)
+        assert revoked.revoked_at is not None
+
+    @staticmethod
+    def _replay(world: World, *journal: Noted) -> Recovered:
+        work = Recovery(world.catalog, world.homes, world.clock)
+        work.replay(journal)
+        return work.check()
+
+
+def test_a_chunk_row_that_fits_no_upload_is_forgotten(world: World) -> None:
+    task = upload(world, content(2 * CHUNK))
+    world.send(world.me, task, 1, content(CHUNK))
+    (chunk,) = world.catalog.chunks(task.id).all()
+    smaller = Layout(task.layout.key, CHUNK, CHUNK)
+    assert world.store.check_chunk(task.layout, chunk)
+    assert not world.store.check_chunk(smaller, chunk)
+    assert not world.store.check_chunk(task.layout, replace(chunk, size=1))
