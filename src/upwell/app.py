@@ -7,29 +7,42 @@ import os
 import resource
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from upwell.catalog import SqlCatalog
+from upwell.catalog import (
+    FolderCatalog,
+    SqlCatalog,
+    claim_folder,
+    journal_of,
+    restore_catalog,
+)
 from upwell.config import Settings
 from upwell.core.accounts import OWNER, Accounts
 from upwell.core.files import Files
 from upwell.core.uploads import Home, Uploads
 from upwell.core.verbs import Verbs
+from upwell.errors import UpwellError
+from upwell.jobs.recover import Recovered, Recovery
 from upwell.jobs.sweep import Sweeper
 from upwell.media.sniff import sniff
 from upwell.stores.local import LocalStore
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from upwell.core.ports import Catalog, Clock
+    from upwell.core.ports import Clock
+
+_log = structlog.get_logger("upwell")
 
 
 def utc_now() -> datetime:
@@ -62,7 +75,7 @@ class Core:
     """The verbs, wired to the rooms that the settings name."""
 
     settings: Settings
-    catalog: Catalog
+    catalog: FolderCatalog
     homes: dict[str, Home]
     accounts: Accounts
     uploads: Uploads
@@ -72,7 +85,12 @@ class Core:
     def close(self) -> None:
         self.sweeper.stop()
         self.uploads.close()
-        self.catalog.close()
+        try:
+            self.catalog.renew_snapshot()
+        except (UpwellError, OSError) as error:
+            _log.warning("no snapshot of the catalog at the end", error=str(error))
+        finally:
+            self.catalog.close()
 
     def check(self) -> None:
         """Raises when catalog or stores cannot be used."""
@@ -90,19 +108,24 @@ class Core:
         )
 
 
-def open_catalog(settings: Settings) -> SqlCatalog:
+def open_catalog(settings: Settings) -> FolderCatalog:
     """The catalog of the data folder, made or migrated when needed."""
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return SqlCatalog.open(settings.data / "catalog.sqlite")
+    return FolderCatalog.open_folder(settings.data)
+
+
+def open_homes(settings: Settings) -> dict[str, Home]:
+    """Every pool with its store, by the pool's id."""
+    return {
+        str(each.id): Home(each.pool(), LocalStore(each.path, min_free=settings.min_free_space))
+        for each in settings.all_pools()
+    }
 
 
 def build(settings: Settings, clock: Clock = utc_now) -> Core:
     """Open the data folder and wire everything. Starts no thread of its own."""
     catalog = open_catalog(settings)
-    homes = {
-        str(each.id): Home(each.pool(), LocalStore(each.path, min_free=settings.min_free_space))
-        for each in settings.all_pools()
-    }
+    homes = open_homes(settings)
     return Core(
         settings=settings,
         catalog=catalog,
@@ -117,8 +140,50 @@ def build(settings: Settings, clock: Clock = utc_now) -> Core:
             sniff=sniff,
         ),
         files=Files(catalog, homes, clock),
-        sweeper=Sweeper(catalog, homes, clock, interval=settings.sweep_interval),
+        sweeper=Sweeper(
+            catalog,
+            homes,
+            clock,
+            interval=settings.sweep_interval,
+            upkeep=lambda: catalog.renew_snapshot(settings.snapshot_interval),
+        ),
     )
+
+
+@contextmanager
+def recovery(settings: Settings) -> Iterator[RecoveryRun]:
+    """The data folder, for recovery alone; a damaged catalog is replaced by its snapshot.
+
+    Raises NotReady when a server runs on it, or when there is no good snapshot.
+    """
+    lock = claim_folder(settings.data)
+    try:
+        aside = restore_catalog(settings.data, utc_now())
+        catalog = SqlCatalog.open(settings.data / "catalog.sqlite")
+        try:
+            yield RecoveryRun(settings, catalog, aside)
+        finally:
+            catalog.close()
+    finally:
+        lock.close()
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryRun:
+    """``moved_to`` is where the damaged catalog lies, when there was one."""
+
+    settings: Settings
+    catalog: SqlCatalog
+    moved_to: Path | None
+
+    def run(
+        self, *, drop: bool, begin: Callable[[int], None], advance: Callable[[int], None]
+    ) -> Recovered:
+        """Do all of it; ``begin`` is told how many bytes there are to read."""
+        work = Recovery(self.catalog, open_homes(self.settings), utc_now, advance)
+        work.replay(journal_of(self.settings.data).entries())
+        begin(work.size())
+        return work.check(drop=drop)
 
 
 def first_login(accounts: Accounts) -> str:

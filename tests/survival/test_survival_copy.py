@@ -58,16 +58,16 @@ class _Slow(_Busy):
     """One large upload that is under way all the time."""
 
     def run(self) -> None:
-        content = os.urandom(5000 * K)
+        content = os.urandom(400 * K)
         task = self._api.create(len(content), K, hash=hashlib.sha256(content).hexdigest())
         self.contents[task] = content
         self.files[""] = b""  # it has begun
-        for index in range(4990):
+        for index in range(390):
             assert self._api.put(task, index, _piece(content, index)).status == 200
             if index % 5 == 0:
                 self._api.put(task, index, bytes(K))
                 self._api.put(task, index, _piece(content, index))
-            if self.stop.is_set():
+            if self.stop.wait(0.01):
                 return
 
 
@@ -85,7 +85,9 @@ def _copy(data: Path, copy: Path, order: Sequence[str], between: Callable[[], No
     copy.mkdir()
     for name in order:
         source = data / (name if name == "pools" else f"catalog.{name}")
-        subprocess.run(["cp", "-a", str(source), str(copy)], check=source.exists())
+        subprocess.run(
+            ["cp", "-a", str(source), str(copy)], check=False
+        )  # files may vanish meanwhile
         between()
 
 
@@ -155,7 +157,6 @@ def test_a_copy_made_under_load_is_recoverable(
     uploads = 0
     for copy, files in zip(copies, before, strict=True):
         code, found = _recover(copy, "--drop-damaged")
-        print(code, found)  # noqa: T201 TEMP
         assert (code, found["well"]) == (0, True), found
         assert not {each["id"] for each in found["dropped"]} & files.keys()
         uploads += found["uploads"]

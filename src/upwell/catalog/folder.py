@@ -50,8 +50,7 @@ class FolderCatalog(SqlCatalog):
         """Open it, and keep recovery away from the folder until it is closed."""
         lock = FileLock(folder / LOCK)
         try:
-            if not lock.acquire(0, fcntl.LOCK_SH):
-                raise NotReady(f"{folder} is being recovered: try again when that is done.")
+            _share_folder(lock, folder)
             catalog = cls(SqlCatalog.open(folder / CATALOG).database)
         except BaseException:
             lock.close()
@@ -110,7 +109,7 @@ class FolderCatalog(SqlCatalog):
     def complete(self, task_id: str, revision: int, blob: Blob, file: CloudFile) -> CloudFile:
         made = super().complete(task_id, revision, blob, file)
         if made.id == file.id:
-            self._journal.add(Noted(file=made, task_id=task_id))
+            self._journal.add(Noted(file=made))
         return made
 
     def add_file(self, blob: Blob, file: CloudFile) -> None:
@@ -142,6 +141,14 @@ class FolderCatalog(SqlCatalog):
         return deleted
 
 
+def _share_folder(lock: FileLock, folder: Path) -> None:
+    if not lock.acquire(0, fcntl.LOCK_SH):
+        raise NotReady(f"{folder} is being recovered: try again when that is done.")
+    # An empty catalog in its place would make all bytes garbage.
+    if _is_empty(folder / CATALOG) and not _is_empty(folder / SNAPSHOT):
+        raise NotReady(f"The catalog of {folder} is gone: run `upwell recover`.")
+
+
 def claim_folder(folder: Path) -> FileLock:
     """The right to recover a data folder: nobody else may use it. Raises NotReady."""
     if not folder.is_dir():
@@ -156,10 +163,10 @@ def claim_folder(folder: Path) -> FileLock:
 def restore_catalog(folder: Path, now: datetime) -> Path | None:
     """Put the snapshot in the place of a damaged catalog; where that one was moved to, or None
     when it is sound. Raises NotReady, having changed nothing, without a good snapshot."""
-    problem = integrity_problem(folder / CATALOG)
+    problem = _problem(folder / CATALOG)
     if problem is None:
         return None
-    bad = integrity_problem(folder / SNAPSHOT)
+    bad = _problem(folder / SNAPSHOT)
     if bad:
         raise NotReady(
             f"The catalog is damaged ({problem}) and there is no good snapshot to restore "
@@ -176,6 +183,15 @@ def restore_catalog(folder: Path, now: datetime) -> Path | None:
     partial.replace(folder / CATALOG)
     sync(folder)
     return aside
+
+
+def _problem(path: Path) -> str | None:
+    """To SQLite, an empty file is a sound database."""
+    return f"{path}: it is empty" if _is_empty(path) else integrity_problem(path)
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or path.stat().st_size == 0
 
 
 def journal_of(folder: Path) -> Journal:

@@ -131,8 +131,5 @@ _READ: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def _noted(record: dict[str, Any]) -> Noted:
-    return Noted(**{name: _READ.get(name, _same)(value) for name, value in record.items()})
-
-
-def _same(value: Any) -> Any:
-    return value
+    plain = {name: value for name, value in record.items() if name not in _READ}
+    return Noted(**plain | {name: _READ[name](record[name]) for name in _READ.keys() & record})

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from upwell.cli import commands, server
+from upwell.cli import commands, recover, server
 from upwell.cli.exits import HELP
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.command(epilog=HELP, rich_help_panel="Files")(commands.tasks)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.cancel)
 app.command(rich_help_panel="Server")(server.serve)
 app.command(rich_help_panel="Server")(server.login)
+app.command(rich_help_panel="Server")(recover.recover)
 app.add_typer(server.account_app, name="account", rich_help_panel="Server")
 app.add_typer(server.token_app, name="token", rich_help_panel="Server")
 

@@ -54,15 +54,23 @@ class _Accounts:
     def __init__(self, settings: Settings) -> None:
         from upwell import app  # noqa: PLC0415
         from upwell.core.accounts import Accounts  # noqa: PLC0415
+        from upwell.errors import Unavailable  # noqa: PLC0415
 
-        self._catalog = app.open_catalog(settings)
+        try:
+            self._catalog = app.open_catalog(settings)
+        except Unavailable as error:
+            _fail(error.message, code=1)
         self.accounts: Accounts = Accounts(self._catalog, app.utc_now)
 
     def __enter__(self) -> Accounts:
         return self.accounts
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        from upwell.errors import Unavailable  # noqa: PLC0415
+
         self._catalog.close()
+        if isinstance(error, Unavailable):
+            _fail(error.message, code=1)
 
 
 def serve(

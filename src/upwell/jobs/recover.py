@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from upwell.core.ports import BlobStore, Catalog, Clock, Noted
     from upwell.core.uploads import Home
-    from upwell.model import Account, Blob, CloudFile, UploadTask
+    from upwell.model import Blob, CloudFile, UploadTask
 
 _READ_SIZE = 1 << 20
 _EVERYTHING = 2**31
@@ -78,12 +78,11 @@ class Recovery:
 
     def replay(self, journal: Iterable[Noted]) -> None:
         """Bring back what the journal names and the catalog lacks."""
-        files: dict[str, Noted] = {}
+        files: dict[str, CloudFile] = {}
         for noted in journal:
             self._replay_account(noted)
             if noted.file:
-                earlier = files.pop(noted.file.id, noted)
-                files[noted.file.id] = noted if noted.task_id else _renamed(earlier, noted)
+                files[noted.file.id] = noted.file
             elif noted.deleted and noted.account_id:
                 files.pop(noted.deleted, None)
                 self._catalog.delete_file(noted.deleted, noted.account_id, self._clock())
@@ -106,7 +105,8 @@ class Recovery:
     def _replay_account(self, noted: Noted) -> None:
         if noted.account:
             with suppress(AccountExists):
-                self._catalog.add_account(noted.account)
+                if not self._knows(noted.account.id):
+                    self._catalog.add_account(noted.account)
         elif noted.token:
             known = {token.id for token in self._catalog.tokens(noted.token.account_id)}
             if noted.token.id not in known and self._knows(noted.token.account_id):
@@ -117,17 +117,17 @@ class Recovery:
     def _knows(self, account_id: str) -> bool:
         return any(account.id == account_id for account in self._catalog.accounts())
 
-    def _replay_files(self, files: Mapping[str, Noted]) -> None:
-        tasks = {task.id: task for task in self._catalog.open_tasks()}
+    def _replay_files(self, files: Mapping[str, CloudFile]) -> None:
+        # Found by its bytes: an upload must never be open on those of a file (I3).
+        tasks = {_bytes_of(task): task for task in self._catalog.open_tasks()}
         garbage = set(self._catalog.garbage(_EVERYTHING))
-        for noted in files.values():
-            file = noted.file
-            if file is None or not self._lacks(file):
+        for file in files.values():
+            key = Garbage(file.blob.pool_id, file.blob.key)
+            # What is garbage was deleted, and the journal's line about that is lost.
+            if key in garbage or not self._lacks(file):
                 continue
-            if Garbage(file.blob.pool_id, file.blob.key) in garbage:
-                continue  # it was deleted, and the journal's line about that is lost
             if self._hashed(file.blob, lambda _: None) is None:
-                self._restore(file, tasks.get(noted.task_id or ""))
+                self._restore(file, tasks.pop(key, None))
                 self._found.files_restored += 1
 
     def _lacks(self, file: CloudFile) -> bool:
@@ -153,8 +153,8 @@ class Recovery:
             store.reader(task.layout).close()
             self._check_chunks(store, task)
         except FileNotFoundError:
-            self._catalog.cancel(task.account_id, task.id, self._clock())
-            self._found.uploads_closed += 1
+            closed = self._catalog.cancel(task.account_id, task.id, self._clock())
+            self._found.uploads_closed += int(closed)
 
     def _check_chunks(self, store: BlobStore, task: UploadTask) -> None:
         for chunk in self._catalog.chunks(task.id).all():
@@ -190,9 +190,7 @@ class Recovery:
         except OSError as error:
             return f"cannot be read: {error.strerror}"
 
-    def _damaged(
-        self, blob: Blob, problem: str, names: Mapping[str, str], *, drop: bool
-    ) -> None:
+    def _damaged(self, blob: Blob, problem: str, names: Mapping[str, str], *, drop: bool) -> None:
         now = self._clock()
         for file in self._catalog.files_of_blob(blob.id):
             if file.expired_at is not None and file.expired_at <= now:
@@ -207,6 +205,10 @@ class Recovery:
         if home is None:
             self._found.pools_unknown.add(pool_id)
         return home.store if home else None
+
+
+def _bytes_of(task: UploadTask) -> Garbage:
+    return Garbage(task.pool_id, task.layout.key)
 
 
 def _compared(store: BlobStore, blob: Blob, advance: Callable[[int], None]) -> str | None:

@@ -48,7 +48,7 @@ class Sweeper:
         clock: Clock,
         *,
         interval: timedelta = INTERVAL,
-        upkeep: Callable[[], None] | None = None,
+        upkeep: Callable[[], object] | None = None,
     ) -> None:
         """``upkeep`` is called at the start and after every sweep, in every process."""
         self._upkeep = upkeep
