@@ -43,7 +43,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(
-            ["umount", "-l", str(disk)], check=False
+            ["umount", "-l", str(disk)], check=True
         )  # what vanishes meanwhile is not an error
 
 
