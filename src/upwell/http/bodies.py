@@ -300,22 +300,22 @@ async def _next_message(receive: Receive, tick: Callable[[int], None], total: in
         waiting.cancel()
 
 
-class ChunkForm:
-    """A multipart/form-data body whose field ``chunk`` goes to a writer."""
+class FormReader:
+    """Pushes a multipart/form-data body through the strict parser; ``on`` gets its events: a
+    segment, pieces of its content, None at its end. Raises FormInvalid."""
 
-    def __init__(self, boundary: bytes, writer: ChunkWriter) -> None:
+    def __init__(self, boundary: bytes) -> None:
         self._parser = PushMultipartParser(
             boundary, strict=True, max_header_size=_HEAD_LIMIT, max_segment_count=64
         )
-        self._writer = writer
-        self._mine = False
-        self._seen = False
-        self._other = 0
+
+    def on(self, event: Any) -> None:
+        raise NotImplementedError
 
     def feed(self, data: bytes) -> None:
         try:
             for event in self._parser.parse(data):
-                self._on(event)
+                self.on(event)
         except MultipartError as error:
             raise bad_form(str(error)) from None
 
@@ -324,10 +324,24 @@ class ChunkForm:
             self._parser.close()
         except MultipartError as error:
             raise bad_form(str(error)) from None
+
+
+class ChunkForm(FormReader):
+    """A multipart/form-data body whose field ``chunk`` goes to a writer."""
+
+    def __init__(self, boundary: bytes, writer: ChunkWriter) -> None:
+        super().__init__(boundary)
+        self._writer = writer
+        self._mine = False
+        self._seen = False
+        self._other = 0
+
+    def close(self) -> None:
+        super().close()
         if not self._seen:
             raise bad_form(f"there is no field {FIELD!r} in it")
 
-    def _on(self, event: Any) -> None:
+    def on(self, event: Any) -> None:
         if isinstance(event, MultipartSegment):
             self._mine = event.name == FIELD
             if self._mine and self._seen:

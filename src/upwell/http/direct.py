@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import MultipartSegment
 
 from upwell.errors import BodyTooLarge
-from upwell.http.bodies import Patience, bad_form, form_boundary, pieces
+from upwell.http.bodies import FormReader, Patience, bad_form, form_boundary, pieces
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -81,38 +81,29 @@ async def received_form(request: Request, limit: int, budget: Budget) -> AsyncIt
 
 
 async def _read(request: Request, boundary: bytes, limit: int) -> DirectForm:
-    reader = _FormReader(boundary, limit)
+    reader = _DirectReader(boundary, limit)
     async for piece in pieces(request.receive, Patience(lambda: False).tick):
         reader.feed(piece)
-    return reader.close()
+    return reader.form()
 
 
-class _FormReader:
+class _DirectReader(FormReader):
     def __init__(self, boundary: bytes, limit: int) -> None:
-        self._parser = PushMultipartParser(boundary, strict=True, max_segment_count=64)
+        super().__init__(boundary)
         self._form = DirectForm()
         self._limit = limit
         self._segment: Any = None
         self._value = bytearray()
         self._fields_size = 0
 
-    def feed(self, data: bytes) -> None:
-        try:
-            for event in self._parser.parse(data):
-                self._on(event)
-        except MultipartError as error:
-            raise bad_form(str(error)) from None
-
-    def close(self) -> DirectForm:
-        try:
-            self._parser.close()
-        except MultipartError as error:
-            raise bad_form(str(error)) from None
+    def form(self) -> DirectForm:
+        """What was read, when it was whole."""
+        self.close()
         if not self._form.has_file:
             raise bad_form(f"there is no field {FILE!r} in it")
         return self._form
 
-    def _on(self, event: Any) -> None:
+    def on(self, event: Any) -> None:
         if isinstance(event, MultipartSegment):
             self._begin(event)
         elif event:
