@@ -12,6 +12,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers are ``tests.room.h
 
 # A slow disk is not a bug: deadlines and the health check of speed would make tests flaky.
 _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
-settings.register_profile("quick", max_examples=20, deadline=None, suppress_health_check=_CALM)
-settings.register_profile("thorough", max_examples=300, deadline=None, suppress_health_check=_CALM)
+_CI = bool(os.environ.get("CI"))  # a merge is judged by the same examples every time
+settings.register_profile(
+    "quick", max_examples=20, deadline=None, suppress_health_check=_CALM, derandomize=_CI
+)
+settings.register_profile(
+    "thorough", max_examples=300, deadline=None, suppress_health_check=_CALM, derandomize=_CI
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -193,9 +193,8 @@ class CoreMachine(RuleBasedStateMachine):
         for task in alike:
             if self.status(task) is TaskStatus.IN_PROGRESS:
                 assert made.id == task.task.id, "an unmodified client resumes"
-                if task.expired_at != until:
-                    task.expired_at = until
-                    task.expires_at = max(task.expires_at, self.now + IDLE)
+                task.expired_at = until
+                task.expires_at = max(task.expires_at, self.now + IDLE)  # asking is use
                 return
             task.status = TaskStatus.EXPIRED  # the newcomer takes its place
         assert made.id not in self.tasks
