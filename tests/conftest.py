@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # helpers are ``tests.room.helper``
+
+# Who starts the tests in the background may have had SIGINT ignored; what they start inherits
+# that, and Ctrl-C is one of the things they test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow disk is not a bug: deadlines and the health check of speed would make tests flaky.
 _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
