@@ -35,7 +35,7 @@ bench: $(VENV)/.installed ## Build and run the comparison with other servers on 
 
 constraints: $(VENV)/.installed ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate \
-	  --extra server --group dev pyproject.toml -o constraints.txt --upgrade
+	  --extra server --extra media --group dev pyproject.toml -o constraints.txt --upgrade
 
 clean: ## Remove what was built (never the data folder)
 	rm -rf $(VENV) build dist bench/build bench/node_modules .mypy_cache .ruff_cache .pytest_cache

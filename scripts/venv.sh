@@ -19,5 +19,5 @@ fi
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt uv
-"$venv/bin/uv" pip install -q --python "$venv/bin/python" -c constraints.txt -e '.[server]' --group dev
+"$venv/bin/uv" pip install -q --python "$venv/bin/python" -c constraints.txt -e '.[server,media]' --group dev
 touch "$venv/.installed"
