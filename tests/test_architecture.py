@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Finer than rooms: of a room, only these modules.
 ONLY: dict[tuple[str, str], set[str]] = {
-    ("cli", "core"): {"upwell.core.accounts"},
+    ("cli", "core"): {"upwell.core.accounts", "upwell.core.pools"},
     ("stores", "core"): {"upwell.core.ports"},
     ("catalog", "core"): {"upwell.core.ports"},
 }
@@ -61,8 +61,8 @@ MAY_USE: dict[str, set[str]] = {
     "core": {"cryptography"},
     "stores": {"xxhash", "aiobotocore", "botocore"},
     "catalog": {"sqlalchemy", "alembic", "psycopg", "psycopg_pool"},
-    "jobs": {"structlog", "standardwebhooks"},
-    "media": {"PIL", "pillow_heif", "pyvips", "av", "pure_magic_rs"},
+    "jobs": {"structlog", "standardwebhooks", "httpcore2"},
+    "media": {"PIL", "pillow_heif", "pyvips", "av", "pure_magic_rs", "thumbhash"},
     "http": {
         "fastapi", "fastapi_offline", "starlette", "pydantic", "pydantic_core", "multipart",
         "uvicorn", "httptools", "structlog", "anyio", "joserfc", "prometheus_client",
