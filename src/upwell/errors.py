@@ -10,9 +10,13 @@
     │   └── ChunksMissing · HashMismatch
     ├── NotAuthenticated      AuthRequired · TokenInvalid · LoginInvalid
     ├── Refused               ScopeMissing · CrossSite · EncryptionNotAllowed · TypeNotAccepted
+    │                         · QuotaExceeded · PasswordRequired · PasswordWrong
+    │                         · PasscodeRequired · PasscodeWrong
     ├── NotFound              TaskNotFound · FileNotFound · PoolNotFound · BundleNotFound
-    │                         · RouteNotFound
-    ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · AccountExists
+    │                         · LinkNotFound · WebhookNotFound · PreviewNotFound · RouteNotFound
+    ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · ChunkConflict
+    │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
+    ├── TooMany               TooManyGuesses
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable
     ├── Unavailable           StorageFull · NotReady
@@ -134,6 +138,36 @@ class TypeNotAccepted(Refused):
     code = "TYPE_NOT_ACCEPTED"
 
 
+class QuotaExceeded(Refused):
+    code = "QUOTA_EXCEEDED"
+
+    @classmethod
+    def of(cls, scope: str, *, quota: int, used: int, needed: int) -> QuotaExceeded:
+        """``scope`` is ``pool`` or ``account``; the rest is bytes."""
+        whose = "This pool" if scope == "pool" else "Your account"
+        return cls(
+            f"{whose} may hold {quota} bytes, and {used} are taken: there is no room for {needed} "
+            "more. Delete files or cancel uploads, or ask for a larger quota.",
+            meta={"scope": scope, "quota": quota, "used": used, "needed": needed},
+        )
+
+
+class PasswordRequired(Refused):
+    code = "PASSWORD_REQUIRED"
+
+
+class PasswordWrong(Refused):
+    code = "PASSWORD_WRONG"
+
+
+class PasscodeRequired(Refused):
+    code = "PASSCODE_REQUIRED"
+
+
+class PasscodeWrong(Refused):
+    code = "PASSCODE_WRONG"
+
+
 class NotFound(UpwellError):
     """Unknown, expired or somebody else's: the three look the same."""
 
@@ -152,6 +186,18 @@ class PoolNotFound(NotFound):
 
 class BundleNotFound(NotFound):
     code = "BUNDLE_NOT_FOUND"
+
+
+class LinkNotFound(NotFound):
+    code = "LINK_NOT_FOUND"
+
+
+class WebhookNotFound(NotFound):
+    code = "WEBHOOK_NOT_FOUND"
+
+
+class PreviewNotFound(NotFound):
+    code = "PREVIEW_NOT_FOUND"
 
 
 class RouteNotFound(NotFound):
@@ -174,8 +220,32 @@ class ChunkSuperseded(Conflict):
     code = "CHUNK_SUPERSEDED"
 
 
+class ChunkConflict(Conflict):
+    code = "CHUNK_CONFLICT"
+
+
 class AccountExists(Conflict):
     code = "ACCOUNT_EXISTS"
+
+
+class PoolExists(Conflict):
+    code = "POOL_EXISTS"
+
+
+class PoolInUse(Conflict):
+    code = "POOL_IN_USE"
+
+
+class SlugTaken(Conflict):
+    code = "SLUG_TAKEN"
+
+
+class TooMany(UpwellError):
+    """Too often; the same request is fine after ``retry_after`` seconds."""
+
+
+class TooManyGuesses(TooMany):
+    code = "TOO_MANY_GUESSES"
 
 
 class TooLarge(UpwellError):

@@ -12,7 +12,7 @@ from upwell.errors import ValidationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
 DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
 DEFAULT_POOL_ID = "00000000-0000-4000-8000-000000000001"
@@ -62,10 +62,13 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class Account:
+    """``quota`` is bytes over all pools; ``None`` is the server's default."""
+
     id: str
     name: str
     is_admin: bool
     created_at: datetime
+    quota: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,38 +99,82 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What a pool takes. ``None`` is no limit; sizes are bytes."""
+    """What a pool takes, and what happens to it there. ``None`` is no limit; sizes are bytes.
+
+    ``quota`` bounds the whole pool. A file lives at most ``file_expiry``. ``allow_anonymous``:
+    anyone may read its files; ``public_usable``: any account may upload to it.
+    ``no_metadata`` and ``no_optimization`` turn facts and previews off; with
+    ``enable_recycle``, what is deleted can be restored for a while.
+    """
 
     max_file_size: int | None = None
     accept_types: tuple[str, ...] = ()
-    allow_encryption: bool = False
+    allow_encryption: bool = True
+    allow_anonymous: bool = False
+    public_usable: bool = False
+    no_metadata: bool = False
+    no_optimization: bool = False
+    enable_recycle: bool = False
+    quota: int | None = None
+    file_expiry: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
+    """Where bytes live, and under which policy. ``account_id`` is its owner's, None for the
+    operator's; ``path`` the folder of its bytes, None for one in the data folder."""
+
     id: str
     name: str
-    policy: Policy = Policy()
+    policy: Policy
+    account_id: str | None
+    path: str | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What is held in one pool, by one account or by all; bytes of content."""
+
+    stored_bytes: int = 0
+    reserved_bytes: int = 0
+    files: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.stored_bytes + self.reserved_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The most bytes that a pool, and an account over all pools, may hold; None is no limit."""
+
+    pool: int | None = None
+    account: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where an upload's bytes lie: ``size`` bytes under ``key``, in chunks of ``chunk_size``."""
+    """Where an upload's bytes lie: ``size`` bytes under ``key``, in chunks of ``chunk_size``,
+    the first of which has ``head`` bytes more in front."""
 
     key: str
     size: int
     chunk_size: int
+    head: int = 0
 
     @property
     def count(self) -> int:
-        return -(-self.size // self.chunk_size)
+        return -(-max(0, self.size - self.head) // self.chunk_size)
 
     def offset(self, index: int) -> int:
-        return index * self.chunk_size
+        return index * self.chunk_size + (self.head if index else 0)
 
     def length(self, index: int) -> int:
         """Bytes of chunk ``index``: ``chunk_size``, or what remains for the last one."""
-        return min(self.chunk_size, self.size - self.offset(index))
+        full = self.chunk_size + (0 if index else self.head)
+        return min(full, self.size - self.offset(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +205,25 @@ class NewUpload:
     digest: Digest | None = None
     pool_id: str | None = None
     bundle_id: str | None = None
-    encrypted: bool = False
+    password: str | None = field(default=None, repr=False)
     expired_at: datetime | None = None
     chunk_size: int = DEFAULT_CHUNK_SIZE
 
 
 @dataclass(frozen=True, slots=True)
+class Seal:
+    """How an open upload is encrypted: the head of its age file, and its file key, wrapped
+    under the server's own. ``check`` tells two passwords apart (``core.sealing``)."""
+
+    head: bytes
+    wrapped_key: bytes = field(repr=False)
+    check: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class UploadTask:
-    """An upload under way. ``revision`` counts replacements of acknowledged chunks."""
+    """An upload under way. ``layout`` is the client's, whatever is stored; ``revision`` counts
+    replacements of acknowledged chunks."""
 
     id: str
     account_id: str
@@ -184,6 +242,7 @@ class UploadTask:
     received_count: int = 0
     received_bytes: int = 0
     file_id: str | None = None
+    seal: Seal | None = None
 
     @property
     def progress(self) -> float:
@@ -202,13 +261,29 @@ class UploadTask:
             self.pool_id,
             self.bundle_id or "",
             self.file_name,
+            *([self.seal.check] if self.seal else []),
         )
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """How an encrypted blob lies: an age file of ``head`` bytes before its first block, written
+    in chunks of ``chunk_size`` bytes of content, whose stored bytes have the digest ``check``
+    (``core.sealing.fold``)."""
+
+    head: int
+    chunk_size: int
+    check: str
+
+
+@dataclass(frozen=True, slots=True)
 class Blob:
-    """Stored, verified bytes that never change; shared by one account's files."""
+    """Stored, verified bytes that never change; shared by one account's files.
+
+    ``size`` and ``digests`` are the content's, also when it is ``sealed``. ``facts`` is what
+    the content is, as far as that is known; the keys name derived images in the same pool.
+    """
 
     id: str
     pool_id: str
@@ -216,11 +291,17 @@ class Blob:
     size: int
     digests: dict[str, str]
     created_at: datetime
+    sealed: Sealed | None = None
+    facts: dict[str, Any] | None = None
+    thumbnail_key: str | None = None
+    preview_key: str | None = None
+    crc32: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class CloudFile:
-    """A file as its owner sees it. ``digest`` is the declared one, or the server's SHA-256."""
+    """A file as its owner sees it. ``digest`` is the declared one, or the server's SHA-256;
+    ``recycled_at`` is when it was put into the recycle bin."""
 
     id: str
     account_id: str
@@ -236,10 +317,111 @@ class CloudFile:
     description: str | None = None
     user_meta: dict[str, Any] = field(default_factory=dict)
     sensitive_marks: tuple[str, ...] = ()
+    recycled_at: datetime | None = None
 
     @property
     def size(self) -> int:
         return self.blob.size
+
+    @property
+    def encrypted(self) -> bool:
+        return self.blob.sealed is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Files that are shared under one slug. ``passcode_hash`` is Argon2id in PHC form."""
+
+    id: str
+    account_id: str
+    slug: str
+    name: str
+    description: str | None
+    passcode_hash: str | None = field(repr=False)
+    expired_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A signed link to one file. ``allowance`` is how many bytes it may still hand out, None
+    for any number; it was made for ``max_downloads``."""
+
+    id: str
+    account_id: str
+    file_id: str
+    created_at: datetime
+    expires_at: datetime
+    max_downloads: int | None = None
+    allowance: int | None = None
+
+
+class EventType(StrEnum):
+    UPLOAD_CREATED = "upload.created"
+    UPLOAD_CANCELLED = "upload.cancelled"
+    UPLOAD_EXPIRED = "upload.expired"
+    FILE_CREATED = "file.created"
+    FILE_UPDATED = "file.updated"
+    FILE_RECYCLED = "file.recycled"
+    FILE_RESTORED = "file.restored"
+    FILE_DELETED = "file.deleted"
+    FILE_EXPIRED = "file.expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened to an upload or a file of an account. ``seq`` grows with every event."""
+
+    seq: int
+    account_id: str
+    type: EventType
+    data: dict[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where an account's events are posted to. ``events`` are types, none for all of them; the
+    signing secret is kept under the server's key only."""
+
+    id: str
+    account_id: str
+    url: str
+    events: tuple[str, ...]
+    wrapped_secret: bytes = field(repr=False)
+    created_at: datetime
+    disabled_at: datetime | None = None
+
+
+class JobKind(StrEnum):
+    PREVIEW = "preview"
+    MOVE = "move"
+    DELIVER = "deliver"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """Work to be done after the transaction that asks for it. ``subject`` is an id."""
+
+    kind: JobKind
+    subject: str
+    argument: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work that waits, is done under a lease, or has ended. ``error`` is the last failure."""
+
+    id: int
+    kind: JobKind
+    subject: str
+    argument: str
+    attempts: int
+    due_at: datetime
+    created_at: datetime
+    finished_at: datetime | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +24,25 @@ from upwell.catalog import (
 from upwell.catalog.journal import Journal
 from upwell.core.ports import Noted
 from upwell.errors import NotReady
-from upwell.model import DEFAULT_POOL_ID, Account, Blob, CloudFile, Digest, Scope, Token
+from upwell.model import (
+    DEFAULT_POOL_ID,
+    Account,
+    Allowance,
+    Blob,
+    Bundle,
+    CloudFile,
+    Digest,
+    Layout,
+    Policy,
+    Pool,
+    Scope,
+    Seal,
+    Sealed,
+    TaskStatus,
+    Token,
+    UploadTask,
+    Webhook,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +50,8 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123457, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+FREE = Allowance()
+OTHER = "00000000-0000-4000-8000-000000000002"
 ANN = Account("a" * 32, "ann ☃", is_admin=True, created_at=NOW)
 
 
@@ -60,6 +81,21 @@ def file_of(content: bytes) -> CloudFile:
     )
 
 
+def stored(catalog: FolderCatalog, content: bytes, **changes: Any) -> CloudFile:
+    file = replace(file_of(content), **changes)
+    catalog.add_file(file.blob, file, FREE)
+    return file
+
+
+def bundle_of(slug: str, **changes: Any) -> Bundle:
+    bundle = Bundle(slug, ANN.id, slug, "ü", None, "$argon2id$x", None, NOW, NOW)
+    return replace(bundle, **changes)
+
+
+def noted_after(folder: Path, count: int) -> list[Noted]:
+    return list(journal_of(folder).entries())[count:]
+
+
 def damage(path: Path) -> bytes:
     """Overwrite pages of a catalog; what is there then."""
     data = bytearray(path.read_bytes())
@@ -74,7 +110,7 @@ class TestJournal:
         file = file_of(b"x")
         catalog.add_account(ANN)
         catalog.add_token(token)
-        catalog.add_file(file.blob, file)
+        catalog.add_file(file.blob, file, FREE)
         changed = catalog.update_file(file.id, ANN.id, NOW, lambda f: replace(f, name="b"))
         catalog.delete_file(file.id, ANN.id, NOW)
         catalog.revoke_token(ANN.id, "t", NOW)
@@ -94,14 +130,159 @@ class TestJournal:
         assert not catalog.delete_file("no", ANN.id, NOW)
         assert not catalog.revoke_token(ANN.id, "no", NOW)
         assert not catalog.share_blob(file_of(b"x"))
+        assert not catalog.recycle_file("no", ANN.id, NOW)
+        assert catalog.restore_file("no", ANN.id, NOW) is None
+        assert catalog.move_file("no", ANN.id, file_of(b"x").blob, NOW, FREE) is None
+        assert not catalog.describe_blob("no", {}, None, None)
+        assert not catalog.rekey_blob("no", "key", NOW)
+        assert catalog.update_pool("no", NOW, lambda pool: pool) is None
+        assert catalog.update_bundle("no", ANN.id, NOW, lambda bundle: bundle) is None
+        assert catalog.set_bundle("no", ANN.id, None, NOW) is None
+        assert not catalog.delete_bundle("no", ANN.id, NOW)
+        catalog.set_quota("no", 1)
         assert list(journal_of(tmp_path).entries()) == []
+
+    def test_what_becomes_of_a_file_is_noted(self, catalog: FolderCatalog, tmp_path: Path) -> None:
+        catalog.add_account(ANN)
+        blob = replace(file_of(b"x").blob, sealed=Sealed(200, 2**20, "c"), crc32=2**32 - 1)
+        file = stored(catalog, b"x", blob=blob)
+        shared = replace(file, id="s", expired_at=None)
+        catalog.share_blob(shared)
+        before = len(noted_after(tmp_path, 0))
+        facts = {"taken_at": "2001-02-03", "ü": [1, None]}
+        catalog.describe_blob(blob.id, facts, "t", "p")
+        catalog.delete_file("s", ANN.id, NOW)
+        catalog.recycle_file(file.id, ANN.id, NOW + HOUR / 2)
+        back = catalog.restore_file(file.id, ANN.id, NOW)
+        catalog.rekey_blob(blob.id, "k2", NOW)
+        new = replace(blob, id="b2", pool_id=OTHER, key="k3")
+        moved = catalog.move_file(file.id, ANN.id, new, NOW, FREE)
+        assert back is not None
+        described = replace(blob, facts=facts, thumbnail_key="t", preview_key="p")
+        assert back.blob == described
+        noted = noted_after(tmp_path, before)
+        assert {each.file.id for each in noted[:2] if each.file} == {file.id, "s"}
+        assert [each.file.blob for each in noted[:2] if each.file] == [described] * 2
+        assert noted[2:] == [
+            Noted(deleted="s", account_id=ANN.id),
+            Noted(file=replace(back, recycled_at=NOW + HOUR / 2, updated_at=NOW + HOUR / 2)),
+            Noted(file=back),
+            Noted(file=replace(back, blob=replace(described, key="k2"))),
+            Noted(file=moved),
+        ]
+
+    def test_pools_and_quotas_are_noted(self, catalog: FolderCatalog, tmp_path: Path) -> None:
+        catalog.add_account(ANN)
+        policy = Policy(5, ("image/*",), enable_recycle=True, quota=6, file_expiry=HOUR)
+        pool = Pool(OTHER, "ü", policy, ANN.id, "/p", NOW, NOW)
+        catalog.add_pool(pool)
+        changed = catalog.update_pool(
+            OTHER, NOW + HOUR, lambda p: replace(p, policy=replace(p.policy, file_expiry=None))
+        )
+        catalog.set_quota(ANN.id, 7)
+        assert noted_after(tmp_path, 1) == [
+            Noted(pool=pool),
+            Noted(pool=changed),
+            Noted(account=replace(ANN, quota=7)),
+        ]
+
+    def test_bundles_and_what_they_do_to_files_are_noted(
+        self, catalog: FolderCatalog, tmp_path: Path
+    ) -> None:
+        catalog.add_account(ANN)
+        file, other = stored(catalog, b"x", expired_at=None), stored(catalog, b"y")
+        recycling = Pool(OTHER, "r", Policy(enable_recycle=True), None, None, NOW, NOW)
+        catalog.add_pool(recycling)
+        third = stored(catalog, b"z", pool_id=OTHER, expired_at=None)
+        bundle = bundle_of("b")
+        catalog.add_bundle(bundle)
+        before = len(noted_after(tmp_path, 0))
+        inside = catalog.set_bundle(file.id, ANN.id, "b", NOW)
+        renamed = catalog.update_bundle("b", ANN.id, NOW + HOUR, lambda b: replace(b, name="n"))
+        ending = catalog.update_bundle(
+            "b", ANN.id, NOW + 2 * HOUR, lambda b: replace(b, expired_at=NOW + 9 * HOUR)
+        )
+        cut = catalog.file(file.id, NOW, ANN.id)
+        third_inside = catalog.set_bundle(third.id, ANN.id, "b", NOW)
+        assert cut is not None
+        assert cut.expired_at == NOW + 9 * HOUR
+        assert catalog.delete_bundle("b", ANN.id, NOW)
+        noted = noted_after(tmp_path, before)
+        assert noted[:6] == [
+            Noted(file=inside),
+            Noted(bundle=renamed),
+            Noted(bundle=ending),
+            Noted(file=cut),
+            Noted(file=third_inside),
+            Noted(removed="b", account_id=ANN.id),
+        ]
+        (binned,) = catalog.files(ANN.id, NOW, 0, 10, recycled=True).items
+        last = {(n.deleted, n.file.id if n.file else None): n.file for n in noted[6:]}
+        assert last == {(file.id, None): None, (None, third.id): binned}
+        assert catalog.file(other.id, NOW, ANN.id) == other
+
+    def test_lines_of_an_earlier_version_are_read(self, tmp_path: Path) -> None:
+        file = file_of(b"x")
+        Journal(tmp_path / "j").add(Noted(file=file))
+        record = json.loads((tmp_path / "j").read_text())
+        later = ("sealed", "facts", "thumbnail_key", "preview_key", "crc32")
+        assert [record["file"]["blob"].pop(name) for name in later] == [None] * 5
+        del record["file"]["recycled_at"]
+        account = {"id": "a", "name": "n", "is_admin": False, "created_at": NOW.isoformat()}
+        lines = [record, {"account": account}]
+        (tmp_path / "j").write_text("\n".join(map(json.dumps, lines)))
+        assert list(Journal(tmp_path / "j").entries()) == [
+            Noted(file=file),
+            Noted(account=Account("a", "n", is_admin=False, created_at=NOW)),
+        ]
+
+    def test_i9_no_wrapped_key_and_no_webhook_secret_is_noted(
+        self, catalog: FolderCatalog, tmp_path: Path
+    ) -> None:
+        catalog.add_account(ANN)
+        seal = Seal(b"HEAD" * 8, b"WRAPPED!" * 4, "CHECKCHECK")
+        file = file_of(b"x")
+        task = UploadTask(
+            id="t",
+            account_id=ANN.id,
+            pool_id=DEFAULT_POOL_ID,
+            bundle_id=None,
+            file_name="n",
+            content_type="a/b",
+            digest=None,
+            expired_at=None,
+            layout=Layout("k", 1, 1),
+            status=TaskStatus.IN_PROGRESS,
+            created_at=NOW,
+            updated_at=NOW,
+            expires_at=NOW + HOUR,
+            seal=seal,
+        )
+        catalog.add_task(task, FREE)
+        catalog.intend_chunk("t", 0, "FINGERPRINT")
+        catalog.add_webhook(Webhook("w", ANN.id, "http://h", (), b"WEBHOOKS" * 4, NOW))
+        catalog.complete("t", 0, file.blob, file)
+        text = (tmp_path / "catalog.journal").read_bytes()
+        assert file.id.encode() in text
+        secrets = (seal.head, seal.wrapped_key, b"WEBHOOKS", b"CHECKCHECK", b"FINGERPRINT")
+        for secret in secrets:
+            assert secret not in text
+            assert secret.hex().encode() not in text
 
     def test_torn_lines_are_passed_over(self, tmp_path: Path) -> None:
         path = tmp_path / "j"
         journal = Journal(path)
         journal.add(Noted(deleted="1"))
         whole = path.read_bytes()
-        for torn in (whole[:-4], b"\xff\xfe", b"[]", b'{"file": {}}', b'{"account": 1}', b"{}x"):
+        for torn in (
+            whole[:-4],
+            b"\xff\xfe",
+            b"[]",
+            b'{"file": {}}',
+            b'{"pool": {"policy": 1}}',
+            b'{"account": 1}',
+            b"{}x",
+        ):
             path.write_bytes(whole + torn)
             journal.add(Noted(deleted="2"))
             assert [each.deleted for each in journal.entries()] == ["1", "2"]

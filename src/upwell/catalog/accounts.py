@@ -35,6 +35,7 @@ def add(conn: Connection, account: Account) -> None:
         "name": account.name,
         "is_admin": account.is_admin,
         "created_at": account.created_at,
+        "quota": account.quota,
     }
     try:
         conn.execute(sa.insert(accounts), values)
@@ -46,6 +47,13 @@ def add(conn: Connection, account: Account) -> None:
 
 def by_name(conn: Connection, name: str) -> Account | None:
     row = conn.execute(sa.select(accounts).where(accounts.c.name == name)).first()
+    return None if row is None else _account(row)
+
+
+def set_quota(conn: Connection, account_id: str, quota: int | None) -> Account | None:
+    """The account as changed."""
+    change = sa.update(accounts).where(accounts.c.id == account_id).values(quota=quota)
+    row = conn.execute(change.returning(accounts)).first()
     return None if row is None else _account(row)
 
 
@@ -103,7 +111,7 @@ def take_login(conn: Connection, digest: bytes, now: datetime) -> Account | None
 
 
 def _account(row: sa.Row[Any]) -> Account:
-    return Account(row.id, row.name, row.is_admin, row.created_at)
+    return Account(row.id, row.name, row.is_admin, row.created_at, row.quota)
 
 
 def _token(row: sa.Row[Any]) -> Token:

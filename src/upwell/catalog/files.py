@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from upwell.catalog import events, jobs, pools
+from upwell.catalog.batches import BATCH
 from upwell.catalog.schema import (
     Instant,
     blobs,
@@ -18,17 +21,20 @@ from upwell.catalog.schema import (
     tasks,
 )
 from upwell.core.ports import Page
-from upwell.model import Blob, CloudFile, Digest, Garbage
+from upwell.model import Allowance, Blob, CloudFile, Digest, EventType, Garbage, Sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from datetime import datetime
 
     from sqlalchemy import Connection
 
-_BATCH = 500
+    from upwell.model import NewJob
+
+_EXPIRED_AT_ONCE = 100  # files, each with an event and its deliveries: others wait meanwhile
 _NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
 _LIVE = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > _NOW)
+_IN_PLACE = files.c.recycled_at.is_(None)
+_RECYCLED = files.c.recycled_at.is_not(None)
 _NEWEST = (files.c.created_at.desc(), files.c.id.desc())
 _BLOB_COLUMNS = [column.label(f"blob_{column.name}") for column in blobs.c]
 _ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUMNS).join(
@@ -36,34 +42,44 @@ _ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUM
 )
 _BY_ID = _ALL.where(files.c.id == sa.bindparam("file_id"))
 _MINE = _BY_ID.where(files.c.account_id == sa.bindparam("account_id"), _LIVE)
-
-_RUNNING = sa.and_(in_progress, tasks.c.expires_at > _NOW)
-
-
-def _only_expired() -> sa.Select[Any]:
-    """Blobs that no live file names any more, found from the files that have expired."""
-    others = files.alias()
-    lives = sa.or_(others.c.expired_at.is_(None), others.c.expired_at > _NOW)
-    live = sa.select(others.c.id).where(others.c.blob_id == blobs.c.id, lives)
-    found = sa.select(blobs).join(files, files.c.blob_id == blobs.c.id)
-    return found.where(files.c.expired_at <= _NOW, ~sa.exists(live.correlate(blobs)))
+_FIND = _BY_ID.where(_LIVE, _IN_PLACE)
+_FIND_MINE = _MINE.where(_IN_PLACE)
 
 
-_ONLY_EXPIRED = _only_expired()
+def add_with_blob(
+    conn: Connection, blob: Blob, file: CloudFile, allowance: Allowance, new_jobs: Sequence[NewJob]
+) -> None:
+    pools.require_room(conn, file.account_id, blob.pool_id, blob.size, allowance)
+    record(conn, blob, file, new_jobs)
 
 
-def add_with_blob(conn: Connection, blob: Blob, file: CloudFile) -> None:
+def record(conn: Connection, blob: Blob, file: CloudFile, new_jobs: Sequence[NewJob]) -> None:
+    """A file with bytes of its own, for which there is room."""
+    _add_blob(conn, blob, file.account_id)
+    _add(conn, file)
+    jobs.add(conn, new_jobs, file.created_at)
+
+
+def _add_blob(conn: Connection, blob: Blob, account_id: str) -> None:
+    sealed = blob.sealed
     row = {
         "id": blob.id,
-        "account_id": file.account_id,
+        "account_id": account_id,
         "pool_id": blob.pool_id,
         "key": blob.key,
         "size": blob.size,
         "created_at": blob.created_at,
+        "sealed_head": sealed and sealed.head,
+        "sealed_chunk_size": sealed and sealed.chunk_size,
+        "sealed_check": sealed and sealed.check,
+        "facts": blob.facts,
+        "thumbnail_key": blob.thumbnail_key,
+        "preview_key": blob.preview_key,
+        "crc32": blob.crc32,
     }
     known = {name: blob.digests.get(name) for name in Digest.ALGORITHMS}
     conn.execute(sa.insert(blobs), row | known)
-    _add(conn, file)
+    pools.count(conn, account_id, blob.pool_id, stored=blob.size)
 
 
 def share_blob(conn: Connection, file: CloudFile) -> bool:
@@ -86,8 +102,15 @@ def _add(conn: Connection, file: CloudFile) -> None:
         "hash": file.digest.hex,
         "created_at": file.created_at,
         "updated_at": file.updated_at,
+        "recycled_at": file.recycled_at,
     }
     conn.execute(sa.insert(files), row | _changeable(file))
+    pools.count(conn, file.account_id, file.pool_id, files=1)
+    _note(conn, EventType.FILE_CREATED, file, file.created_at)
+
+
+def _note(conn: Connection, type_: EventType, file: CloudFile, now: datetime) -> None:
+    events.note(conn, file.account_id, type_, events.file_data(file), now)
 
 
 def _changeable(file: CloudFile) -> dict[str, Any]:
@@ -110,8 +133,9 @@ def duplicates(
         blobs.c.account_id == account_id,
         blobs.c[digest.algorithm] == digest.hex,
         blobs.c.size == size,
+        blobs.c.sealed_check.is_(None),
     )
-    query = _ALL.where(same, _LIVE).order_by(*_NEWEST)
+    query = _ALL.where(same, _LIVE, _IN_PLACE).order_by(*_NEWEST)
     return [_file(row) for row in conn.execute(query, {"now": now})]
 
 
@@ -125,32 +149,86 @@ def of_blob(conn: Connection, blob_id: str) -> list[CloudFile]:
     return [_file(row) for row in conn.execute(query)]
 
 
+def ids_in_bundle(conn: Connection, bundle_id: str) -> list[str]:
+    """Expired and recycled ones too."""
+    return list(conn.execute(sa.select(files.c.id).where(files.c.bundle_id == bundle_id)).scalars())
+
+
+def changed_in_bundle(conn: Connection, bundle_id: str, at: datetime) -> list[CloudFile]:
+    query = _ALL.where(files.c.bundle_id == bundle_id, files.c.updated_at == at)
+    return [_file(row) for row in conn.execute(query)]
+
+
 def blobs_after(conn: Connection, after: str, take: int) -> list[Blob]:
     query = sa.select(*_BLOB_COLUMNS).where(blobs.c.id > after).order_by(blobs.c.id)
     return [_blob(row) for row in conn.execute(query.limit(take))]
 
 
-def find(conn: Connection, file_id: str, now: datetime, account_id: str) -> CloudFile | None:
+def find(conn: Connection, file_id: str, now: datetime, account_id: str | None) -> CloudFile | None:
+    query = _FIND if account_id is None else _FIND_MINE
     asked = {"file_id": file_id, "now": now, "account_id": account_id}
-    row = conn.execute(_MINE, asked).first()
+    row = conn.execute(query, asked).first()
     return None if row is None else _file(row)
 
 
 def of_task(conn: Connection, account_id: str, task_id: str, now: datetime) -> CloudFile | None:
     mine = sa.and_(tasks.c.id == task_id, tasks.c.account_id == account_id)
-    query = _ALL.join(tasks, tasks.c.file_id == files.c.id).where(mine, _LIVE)
+    query = _ALL.join(tasks, tasks.c.file_id == files.c.id).where(mine, _LIVE, _IN_PLACE)
     row = conn.execute(query, {"now": now}).first()
     return None if row is None else _file(row)
 
 
 def page(
-    conn: Connection, account_id: str, now: datetime, offset: int, take: int
+    conn: Connection, account_id: str, now: datetime, offset: int, take: int, *, recycled: bool
 ) -> Page[CloudFile]:
-    mine = sa.and_(files.c.account_id == account_id, _LIVE)
-    count = sa.select(sa.func.count()).select_from(files).where(mine)
-    rows = _ALL.where(mine).order_by(*_NEWEST).offset(offset).limit(take)
+    mine = files.c.account_id == account_id
+    kept = _RECYCLED if recycled else _IN_PLACE
+    return page_where(conn, mine, _NEWEST, now, offset, take, kept)
+
+
+def page_where(
+    conn: Connection,
+    where: sa.ColumnElement[bool],
+    order: Sequence[sa.ColumnElement[Any]],
+    now: datetime,
+    offset: int,
+    take: int,
+    kept: sa.ColumnElement[bool] = _IN_PLACE,
+) -> Page[CloudFile]:
+    """Live files; those in the recycle bin only when ``kept`` says so."""
+    these = sa.and_(where, kept, _LIVE)
+    count = sa.select(sa.func.count()).select_from(files).where(these)
+    rows = _ALL.where(these).order_by(*order).offset(offset).limit(take)
     total = conn.execute(count, {"now": now}).scalar_one()
     return Page([_file(row) for row in conn.execute(rows, {"now": now})], total)
+
+
+def locked(
+    conn: Connection,
+    file_id: str,
+    account_id: str,
+    now: datetime,
+    where: sa.ColumnElement[bool] = _IN_PLACE,
+) -> CloudFile | None:
+    """A file that nobody else changes until the transaction ends."""
+    asked = {"file_id": file_id, "now": now, "account_id": account_id}
+    row = conn.execute(_MINE.where(where).with_for_update(of=files), asked).first()
+    return None if row is None else _file(row)
+
+
+def rewrite(
+    conn: Connection,
+    file: CloudFile,
+    values: dict[str, Any],
+    now: datetime,
+    event: EventType = EventType.FILE_UPDATED,
+) -> CloudFile:
+    """Change columns of a file's row, which is locked, and note it; the file as changed."""
+    change = sa.update(files).where(files.c.id == file.id)
+    conn.execute(change.values(values | {"updated_at": now}))
+    changed = _file(conn.execute(_BY_ID, {"file_id": file.id}).one())
+    _note(conn, event, changed, now)
+    return changed
 
 
 def update(
@@ -161,43 +239,127 @@ def update(
     change: Callable[[CloudFile], CloudFile],
 ) -> CloudFile | None:
     """What ``change`` may change is taken from its answer; all else stays as it is."""
-    asked = {"file_id": file_id, "now": now, "account_id": account_id}
-    row = conn.execute(_MINE.with_for_update(of=files), asked).first()
-    if row is None:
+    file = locked(conn, file_id, account_id, now)
+    return None if file is None else rewrite(conn, file, _changeable(change(file)), now)
+
+
+def recycle_one(conn: Connection, file_id: str, account_id: str, now: datetime) -> bool:
+    file = locked(conn, file_id, account_id, now)
+    if file is None:
+        return False
+    rewrite(conn, file, {"recycled_at": now}, now, EventType.FILE_RECYCLED)
+    return True
+
+
+def restore(conn: Connection, file_id: str, account_id: str, now: datetime) -> CloudFile | None:
+    file = locked(conn, file_id, account_id, now, _RECYCLED)
+    if file is None:
         return None
-    values = _changeable(change(_file(row)))
-    change_row = sa.update(files).where(files.c.id == file_id)
-    conn.execute(change_row.values(values | {"updated_at": now}))
-    return by_id(conn, file_id)
+    return rewrite(conn, file, {"recycled_at": None}, now, EventType.FILE_RESTORED)
+
+
+def move(
+    conn: Connection,
+    file_id: str,
+    account_id: str,
+    blob: Blob,
+    now: datetime,
+    pool_quota: int | None,
+) -> CloudFile | None:
+    file = locked(conn, file_id, account_id, now)
+    if file is None or file.pool_id == file.blob.pool_id == blob.pool_id:
+        return None
+    pools.require_room(conn, account_id, blob.pool_id, blob.size, Allowance(pool=pool_quota))
+    _add_blob(conn, blob, account_id)
+    pools.count(conn, account_id, file.pool_id, files=-1)
+    pools.count(conn, account_id, blob.pool_id, files=1)
+    moved = rewrite(conn, file, {"blob_id": blob.id, "pool_id": blob.pool_id}, now)
+    _release(conn, file.blob.id, now)
+    return moved
 
 
 def delete(conn: Connection, file_id: str, account_id: str, now: datetime) -> bool:
-    mine = sa.and_(files.c.id == file_id, files.c.account_id == account_id, _LIVE)
-    gone = sa.delete(files).where(mine).returning(files.c.blob_id)
-    blob_id = conn.execute(gone, {"now": now}).scalar()
-    if blob_id is None:
+    file = locked(conn, file_id, account_id, now, sa.true())
+    if file is None:
         return False
-    _release(conn, blob_id, now)
+    _discard(conn, file, now)
     return True
+
+
+def _discard(
+    conn: Connection, file: CloudFile, now: datetime, event: EventType = EventType.FILE_DELETED
+) -> None:
+    """Remove a file's row, which is locked, and let go of its bytes (I8)."""
+    conn.execute(sa.delete(files).where(files.c.id == file.id))
+    pools.count(conn, file.account_id, file.pool_id, files=-1)
+    _release(conn, file.blob.id, now)
+    _note(conn, event, file, now)
 
 
 def expire_some(conn: Connection, now: datetime) -> int:
     """Delete a bounded number of expired files, so that nobody waits long for the writer."""
-    overdue = sa.select(files.c.id).where(files.c.expired_at <= now).limit(_BATCH)
-    gone = sa.delete(files).where(files.c.id.in_(overdue)).returning(files.c.blob_id)
-    released = list(conn.execute(gone).scalars())
-    for blob_id in sorted(set(released)):
-        _release(conn, blob_id, now)
-    return len(released)
+    return _discard_some(conn, files.c.expired_at <= now, now, EventType.FILE_EXPIRED)
+
+
+def purge_some(conn: Connection, before: datetime) -> int:
+    overdue = files.c.recycled_at < before
+    return _discard_some(conn, overdue, datetime.now(UTC), EventType.FILE_DELETED)
+
+
+def _discard_some(
+    conn: Connection, where: sa.ColumnElement[bool], now: datetime, event: EventType
+) -> int:
+    query = _ALL.where(where).limit(_EXPIRED_AT_ONCE).with_for_update(of=files)
+    gone = [_file(row) for row in conn.execute(query)]
+    for file in gone:
+        _discard(conn, file, now, event)
+    return len(gone)
 
 
 def _release(conn: Connection, blob_id: str, now: datetime) -> None:
-    """Drop the blob when no file shares it; its bytes become garbage in the same breath (I8)."""
+    """Drop the blob when no file shares it; its bytes, and what was derived from them, become
+    garbage in the same breath (I8)."""
     held = conn.execute(sa.select(blobs).where(blobs.c.id == blob_id).with_for_update()).one()
     if conn.execute(sa.select(files.c.id).where(files.c.blob_id == blob_id).limit(1)).first():
         return
     conn.execute(sa.delete(blobs).where(blobs.c.id == blob_id))
-    add_garbage(conn, held.pool_id, held.key, now)
+    pools.count(conn, held.account_id, held.pool_id, stored=-held.size)
+    for key in (held.key, held.thumbnail_key, held.preview_key):
+        if key is not None:
+            add_garbage(conn, held.pool_id, key, now)
+
+
+def describe(
+    conn: Connection,
+    blob_id: str,
+    facts: dict[str, Any],
+    thumbnail_key: str | None,
+    preview_key: str | None,
+) -> list[CloudFile] | None:
+    """The files on the blob, as described; None when it is gone or was described before."""
+    new = sa.and_(blobs.c.id == blob_id, blobs.c.facts.is_(None))
+    values = {"facts": facts, "thumbnail_key": thumbnail_key, "preview_key": preview_key}
+    if not conn.execute(sa.update(blobs).where(new).values(values)).rowcount:
+        return None
+    now, described = datetime.now(UTC), of_blob(conn, blob_id)
+    for file in described:
+        expired = file.expired_at is not None and file.expired_at <= now
+        if file.recycled_at is None and not expired:
+            _note(conn, EventType.FILE_UPDATED, file, now)
+    return described
+
+
+def rekey(conn: Connection, blob_id: str, key: str, now: datetime) -> bool:
+    this = blobs.c.id == blob_id
+    held = conn.execute(sa.select(blobs).where(this).with_for_update()).first()
+    if held is not None and held.key != key:
+        conn.execute(sa.update(blobs).where(this).values(key=key))
+        add_garbage(conn, held.pool_id, held.key, now)
+    return held is not None
+
+
+def set_crc32(conn: Connection, blob_id: str, crc32: int) -> None:
+    conn.execute(sa.update(blobs).where(blobs.c.id == blob_id).values(crc32=crc32))
 
 
 def add_garbage(conn: Connection, pool_id: str, key: str, now: datetime) -> None:
@@ -210,6 +372,11 @@ def oldest_garbage(conn: Connection, limit: int) -> list[Garbage]:
     return [Garbage(row.pool_id, row.key) for row in conn.execute(query)]
 
 
+def is_garbage(conn: Connection, item: Garbage) -> bool:
+    this = sa.and_(garbage.c.pool_id == item.pool_id, garbage.c.key == item.key)
+    return conn.execute(sa.select(garbage.c.key).where(this)).first() is not None
+
+
 def forget_garbage(conn: Connection, items: Sequence[Garbage]) -> None:
     this = sa.and_(garbage.c.pool_id == sa.bindparam("pool"), garbage.c.key == sa.bindparam("at"))
     if items:
@@ -218,45 +385,29 @@ def forget_garbage(conn: Connection, items: Sequence[Garbage]) -> None:
         )
 
 
+_KEYS = (
+    (tasks.c.key, in_progress),
+    (blobs.c.key, sa.true()),
+    (blobs.c.thumbnail_key, sa.true()),
+    (blobs.c.preview_key, sa.true()),
+    (garbage.c.key, sa.true()),
+)
+
+
 def unknown_keys(conn: Connection, pool_id: str, keys: Sequence[str]) -> set[str]:
-    """One statement for the three places, so that a key on its way from one to the next
+    """One statement for all places, so that a key on its way from one to the next
     (a task that completes, a file that is deleted) is seen in one of them."""
-    places = [(tasks, in_progress), (blobs, sa.true()), (garbage, sa.true())]
     unknown = set(keys)
-    for start in range(0, len(keys), _BATCH):
-        some = keys[start : start + _BATCH]
+    for start in range(0, len(keys), BATCH):
+        some = keys[start : start + BATCH]
         known = sa.union_all(
             *(
-                sa.select(t.c.key).where(t.c.pool_id == pool_id, t.c.key.in_(some), live)
-                for t, live in places
+                sa.select(key).where(key.table.c.pool_id == pool_id, key.in_(some), live)
+                for key, live in _KEYS
             )
         )
         unknown.difference_update(conn.execute(known).scalars())
     return unknown
-
-
-def reserved_bytes(conn: Connection, pool_id: str, account_id: str | None, now: datetime) -> int:
-    """Blobs that only expired files name are subtracted rather than looked for among all:
-    the sum reads one index, and few files are expired and not yet swept. Whose those are is
-    asked here, lest SQLite take the account's blobs as the way to them."""
-    held = _sum(blobs, pool_id, account_id) + _sum(tasks, pool_id, account_id, _RUNNING)
-    total: int = conn.execute(sa.select(held), {"now": now}).scalar_one()
-    over: dict[str, int] = {
-        row.id: row.size
-        for row in conn.execute(_ONLY_EXPIRED, {"now": now})
-        if row.pool_id == pool_id and account_id in {None, row.account_id}
-    }
-    return total - sum(over.values())
-
-
-def _sum(
-    table: sa.Table, pool_id: str, account_id: str | None, *where: sa.ColumnElement[bool]
-) -> sa.ColumnElement[int]:
-    query = sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0))
-    query = query.where(table.c.pool_id == pool_id, *where)
-    if account_id is not None:
-        query = query.where(table.c.account_id == account_id)
-    return query.scalar_subquery()
 
 
 def lease(conn: Connection, name: str, holder: str, now: datetime, until: datetime) -> bool:
@@ -283,6 +434,7 @@ def _file(row: sa.Row[Any]) -> CloudFile:
         description=row.description,
         user_meta=row.user_meta,
         sensitive_marks=tuple(row.sensitive_marks),
+        recycled_at=row.recycled_at,
     )
 
 
@@ -296,4 +448,15 @@ def _blob(row: sa.Row[Any]) -> Blob:
         size=row.blob_size,
         digests={name: value for name, value in digests.items() if value is not None},
         created_at=row.blob_created_at,
+        sealed=_sealed(row),
+        facts=row.blob_facts,
+        thumbnail_key=row.blob_thumbnail_key,
+        preview_key=row.blob_preview_key,
+        crc32=row.blob_crc32,
     )
+
+
+def _sealed(row: sa.Row[Any]) -> Sealed | None:
+    if row.blob_sealed_check is None:
+        return None
+    return Sealed(row.blob_sealed_head, row.blob_sealed_chunk_size, row.blob_sealed_check)

@@ -11,8 +11,9 @@ import os
 import shutil
 import time
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from upwell.catalog import files
 from upwell.catalog.journal import Journal
 from upwell.catalog.sql import SqlCatalog
 from upwell.catalog.sqlite import integrity_problem, sync
@@ -21,12 +22,12 @@ from upwell.core.ports import Noted
 from upwell.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
     from upwell.catalog.sqlite import Sqlite
-    from upwell.model import Account, Blob, CloudFile, Token
+    from upwell.model import Account, Allowance, Blob, Bundle, CloudFile, NewJob, Pool, Token
 
 CATALOG = "catalog.sqlite"
 SNAPSHOT = "catalog.snapshot"
@@ -106,14 +107,41 @@ class FolderCatalog(SqlCatalog):
             self._journal.add(Noted(revoked=token_id, account_id=account_id))
         return revoked
 
-    def complete(self, task_id: str, revision: int, blob: Blob, file: CloudFile) -> CloudFile:
-        made = super().complete(task_id, revision, blob, file)
+    def _set_quota(self, account_id: str, quota: int | None) -> Account | None:
+        changed = super()._set_quota(account_id, quota)
+        if changed:
+            self._journal.add(Noted(account=changed))
+        return changed
+
+    def add_pool(self, pool: Pool) -> None:
+        super().add_pool(pool)
+        self._journal.add(Noted(pool=pool))
+
+    def update_pool(
+        self, pool_id: str, now: datetime, change: Callable[[Pool], Pool]
+    ) -> Pool | None:
+        changed = super().update_pool(pool_id, now, change)
+        if changed:
+            self._journal.add(Noted(pool=changed))
+        return changed
+
+    def complete(
+        self,
+        task_id: str,
+        revision: int,
+        blob: Blob,
+        file: CloudFile,
+        jobs: Sequence[NewJob] = (),
+    ) -> CloudFile:
+        made = super().complete(task_id, revision, blob, file, jobs)
         if made.id == file.id:
             self._journal.add(Noted(file=made))
         return made
 
-    def add_file(self, blob: Blob, file: CloudFile) -> None:
-        super().add_file(blob, file)
+    def add_file(
+        self, blob: Blob, file: CloudFile, allowance: Allowance, jobs: Sequence[NewJob] = ()
+    ) -> None:
+        super().add_file(blob, file, allowance, jobs)
         self._journal.add(Noted(file=file))
 
     def share_blob(self, file: CloudFile) -> bool:
@@ -129,16 +157,91 @@ class FolderCatalog(SqlCatalog):
         now: datetime,
         change: Callable[[CloudFile], CloudFile],
     ) -> CloudFile | None:
-        changed = super().update_file(file_id, account_id, now, change)
-        if changed:
-            self._journal.add(Noted(file=changed))
-        return changed
+        return self._noted(super().update_file(file_id, account_id, now, change))
 
     def delete_file(self, file_id: str, account_id: str, now: datetime) -> bool:
         deleted = super().delete_file(file_id, account_id, now)
         if deleted:
             self._journal.add(Noted(deleted=file_id, account_id=account_id))
         return deleted
+
+    def recycle_file(self, file_id: str, account_id: str, now: datetime) -> bool:
+        recycled = super().recycle_file(file_id, account_id, now)
+        if recycled:
+            self._note_anew(file_id, account_id)
+        return recycled
+
+    def restore_file(self, file_id: str, account_id: str, now: datetime) -> CloudFile | None:
+        return self._noted(super().restore_file(file_id, account_id, now))
+
+    def move_file(
+        self, file_id: str, account_id: str, blob: Blob, now: datetime, allowance: Allowance
+    ) -> CloudFile | None:
+        return self._noted(super().move_file(file_id, account_id, blob, now, allowance))
+
+    def _describe(
+        self,
+        blob_id: str,
+        facts: dict[str, Any],
+        thumbnail_key: str | None,
+        preview_key: str | None,
+    ) -> list[CloudFile] | None:
+        described = super()._describe(blob_id, facts, thumbnail_key, preview_key)
+        for file in described or ():
+            self._noted(file)
+        return described
+
+    def rekey_blob(self, blob_id: str, key: str, now: datetime) -> bool:
+        rekeyed = super().rekey_blob(blob_id, key, now)
+        for file in self.files_of_blob(blob_id) if rekeyed else ():
+            self._noted(file)
+        return rekeyed
+
+    def add_bundle(self, bundle: Bundle) -> None:
+        super().add_bundle(bundle)
+        self._journal.add(Noted(bundle=bundle))
+
+    def update_bundle(
+        self,
+        bundle_id: str,
+        account_id: str,
+        now: datetime,
+        change: Callable[[Bundle], Bundle],
+    ) -> Bundle | None:
+        changed = super().update_bundle(bundle_id, account_id, now, change)
+        if changed:
+            self._journal.add(Noted(bundle=changed))
+            inside = self.database.read(lambda conn: files.changed_in_bundle(conn, bundle_id, now))
+            for file in inside:
+                self._noted(file)
+        return changed
+
+    def set_bundle(
+        self, file_id: str, account_id: str, bundle_id: str | None, now: datetime
+    ) -> CloudFile | None:
+        return self._noted(super().set_bundle(file_id, account_id, bundle_id, now))
+
+    def delete_bundle(self, bundle_id: str, account_id: str, now: datetime) -> bool:
+        inside = self.database.read(lambda conn: files.ids_in_bundle(conn, bundle_id))
+        deleted = super().delete_bundle(bundle_id, account_id, now)
+        if deleted:
+            self._journal.add(Noted(removed=bundle_id, account_id=account_id))
+        for file_id in inside if deleted else ():
+            self._note_anew(file_id, account_id)
+        return deleted
+
+    def _note_anew(self, file_id: str, account_id: str) -> None:
+        """Note a file as it is now, or that it is gone."""
+        file = self.database.read(lambda conn: files.by_id(conn, file_id))
+        if file:
+            self._noted(file)
+        else:
+            self._journal.add(Noted(deleted=file_id, account_id=account_id))
+
+    def _noted(self, file: CloudFile | None) -> CloudFile | None:
+        if file:
+            self._journal.add(Noted(file=file))
+        return file
 
 
 def _share_folder(lock: FileLock, folder: Path) -> None:

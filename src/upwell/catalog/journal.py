@@ -1,4 +1,5 @@
-"""A journal of what must outlive a damaged catalog: accounts, tokens, files.
+"""A journal of what must outlive a damaged catalog: accounts, tokens, pools, bundles,
+files.
 
 A snapshot is minutes old. The journal names what came after it, in a form that any copy of the
 folder holds whole up to the instant of the copy: a file that only grows. It is read by recovery
@@ -13,11 +14,22 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from upwell.core.ports import Noted
-from upwell.model import Account, Blob, CloudFile, Digest, Scope, Token
+from upwell.model import (
+    Account,
+    Blob,
+    Bundle,
+    CloudFile,
+    Digest,
+    Policy,
+    Pool,
+    Scope,
+    Sealed,
+    Token,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +102,8 @@ class Journal:
 def _plain(value: object) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, frozenset):
@@ -114,9 +128,27 @@ def _token(record: dict[str, Any]) -> Token:
     return Token(**_instants(record) | {"digest": digest, "scopes": scopes})
 
 
+def _pool(record: dict[str, Any]) -> Pool:
+    policy, expiry = record["policy"], record["policy"]["file_expiry"]
+    parts = {
+        "accept_types": tuple(policy["accept_types"]),
+        "file_expiry": None if expiry is None else timedelta(seconds=expiry),
+    }
+    return Pool(**_instants(record) | {"policy": Policy(**policy | parts)})
+
+
+def _bundle(record: dict[str, Any]) -> Bundle:
+    return Bundle(**_instants(record))
+
+
+def _blob(record: dict[str, Any]) -> Blob:
+    sealed = record.get("sealed")  # lines of an earlier version have none
+    return Blob(**_instants(record) | {"sealed": sealed and Sealed(**sealed)})
+
+
 def _file(record: dict[str, Any]) -> CloudFile:
     parts = {
-        "blob": Blob(**_instants(record["blob"])),
+        "blob": _blob(record["blob"]),
         "digest": Digest(**record["digest"]),
         "sensitive_marks": tuple(record["sensitive_marks"]),
     }
@@ -126,6 +158,8 @@ def _file(record: dict[str, Any]) -> CloudFile:
 _READ: dict[str, Callable[[dict[str, Any]], Any]] = {
     "account": _account,
     "token": _token,
+    "pool": _pool,
+    "bundle": _bundle,
     "file": _file,
 }
 

@@ -54,8 +54,12 @@ def _text(name: str, *args: Any, nullable: bool = False, **kw: Any) -> sa.Column
     return sa.Column(name, sa.Text, *args, nullable=nullable, **kw)
 
 
-def _size(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=False)
+def _size(name: str, *, nullable: bool = False) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=nullable)
+
+
+def _flag(name: str) -> sa.Column[bool]:
+    return sa.Column(name, sa.Boolean, nullable=False)
 
 
 def _instant(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
@@ -66,8 +70,9 @@ accounts = _table(
     "accounts",
     _text("id", primary_key=True),
     _text("name", unique=True),
-    sa.Column("is_admin", sa.Boolean, nullable=False),
+    _flag("is_admin"),
     _instant("created_at"),
+    _size("quota", nullable=True),
 )
 
 tokens = _table(
@@ -88,6 +93,38 @@ logins = _table(
     sa.Column("digest", sa.LargeBinary, primary_key=True),
     _text("account_id", sa.ForeignKey("accounts.id")),
     _instant("expires_at"),
+)
+
+# Policy as columns: an operator with a SQL prompt should see it.
+pools = _table(
+    "pools",
+    _text("id", primary_key=True),
+    _text("name", unique=True),
+    _text("account_id", sa.ForeignKey("accounts.id"), nullable=True),
+    _text("path", nullable=True),
+    _size("max_file_size", nullable=True),
+    sa.Column("accept_types", sa.JSON, nullable=False),
+    _flag("allow_encryption"),
+    _flag("allow_anonymous"),
+    _flag("public_usable"),
+    _flag("no_metadata"),
+    _flag("no_optimization"),
+    _flag("enable_recycle"),
+    _size("quota", nullable=True),
+    _size("file_expiry", nullable=True),  # seconds
+    _instant("created_at"),
+    _instant("updated_at"),
+)
+
+# What each account holds in each pool, kept in the transactions that change it.
+usage = _table(
+    "usage",
+    _text("account_id", primary_key=True),
+    _text("pool_id", primary_key=True),
+    _size("stored_bytes"),
+    _size("reserved_bytes"),
+    _size("files"),
+    sa.Index("ix_usage_pool", "pool_id"),
 )
 
 # No index holds a column that a chunk changes: recording one dirties two pages, not five.
@@ -114,6 +151,9 @@ tasks = _table(
     _instant("created_at"),
     _instant("updated_at"),
     _instant("expires_at"),
+    sa.Column("seal_head", sa.LargeBinary, nullable=True),
+    sa.Column("seal_key", sa.LargeBinary, nullable=True),
+    _text("seal_check", nullable=True),
     sa.Index("ix_tasks_newest", "account_id", "created_at", "id", "status"),
 )
 
@@ -143,6 +183,14 @@ task_key = sa.Index(
     sqlite_where=in_progress,
     postgresql_where=in_progress,
 )
+# By the instant that no chunk changes, so that recording one does not come here either.
+ended = tasks.c.status != sa.literal_column("'in_progress'")
+task_ended = sa.Index(
+    "ix_tasks_ended",
+    tasks.c.created_at,
+    sqlite_where=ended,
+    postgresql_where=ended,
+)
 
 chunks = _table(
     "chunks",
@@ -151,6 +199,16 @@ chunks = _table(
     _size("size"),
     _text("etag"),
     _text("staged", nullable=True),
+    sqlite_with_rowid=False,
+)
+
+# Which bytes an encrypted chunk was first sealed from, acknowledged or not: no others may be
+# sealed under its nonces.
+intents = _table(
+    "intents",
+    _text("task_id", sa.ForeignKey("tasks.id"), primary_key=True),
+    sa.Column("index", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("fingerprint"),
     sqlite_with_rowid=False,
 )
 
@@ -168,12 +226,51 @@ blobs = _table(
     _text("sha256", nullable=True),
     _text("sha512", nullable=True),
     _instant("created_at"),
+    _size("sealed_head", nullable=True),
+    _size("sealed_chunk_size", nullable=True),
+    _text("sealed_check", nullable=True),
+    sa.Column("facts", sa.JSON(none_as_null=True), nullable=True),
+    _text("thumbnail_key", nullable=True),
+    _text("preview_key", nullable=True),
+    _size("crc32", nullable=True),
     sa.UniqueConstraint("pool_id", "key"),
     sa.Index("ix_blobs_usage", "pool_id", "account_id", "size"),
     sa.Index("ix_blobs_md5", "account_id", "md5"),
     sa.Index("ix_blobs_sha1", "account_id", "sha1"),
     sa.Index("ix_blobs_sha256", "account_id", "sha256"),
     sa.Index("ix_blobs_sha512", "account_id", "sha512"),
+)
+
+_derived = {
+    name: sa.Index(
+        f"ix_blobs_{name}",
+        blobs.c.pool_id,
+        blobs.c[name],
+        sqlite_where=blobs.c[name].is_not(None),
+        postgresql_where=blobs.c[name].is_not(None),
+    )
+    for name in ("thumbnail_key", "preview_key")
+}
+
+bundles = _table(
+    "bundles",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _text("slug", unique=True),
+    _text("name"),
+    _text("description", nullable=True),
+    _text("passcode_hash", nullable=True),
+    _instant("expired_at", nullable=True),
+    _instant("created_at"),
+    _instant("updated_at"),
+    sa.Index("ix_bundles_newest", "account_id", "created_at", "id"),
+)
+_ENDS = bundles.c.expired_at.is_not(None)
+bundle_expiry = sa.Index(
+    "ix_bundles_expired_at",
+    bundles.c.expired_at,
+    sqlite_where=_ENDS,
+    postgresql_where=_ENDS,
 )
 
 files = _table(
@@ -193,7 +290,24 @@ files = _table(
     _instant("expired_at", nullable=True),
     _instant("created_at"),
     _instant("updated_at"),
-    sa.Index("ix_files_newest", "account_id", "created_at", "id", "expired_at"),
+    _instant("recycled_at", nullable=True),
+    sa.Index("ix_files_newest", "account_id", "created_at", "id", "expired_at", "recycled_at"),
+)
+
+_BUNDLED = files.c.bundle_id.is_not(None)
+file_bundle = sa.Index(
+    "ix_files_bundle_id",
+    files.c.bundle_id,
+    files.c.created_at,
+    sqlite_where=_BUNDLED,
+    postgresql_where=_BUNDLED,
+)
+_RECYCLED = files.c.recycled_at.is_not(None)
+file_recycled = sa.Index(
+    "ix_files_recycled_at",
+    files.c.recycled_at,
+    sqlite_where=_RECYCLED,
+    postgresql_where=_RECYCLED,
 )
 
 _EXPIRES = files.c.expired_at.is_not(None)
@@ -211,6 +325,80 @@ garbage = _table(
     _instant("since"),
 )
 sa.Index("ix_garbage_since", garbage.c.since)
+
+links = _table(
+    "links",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id")),
+    _text("file_id", index=True),
+    _instant("created_at"),
+    _instant("expires_at"),
+    _size("max_downloads", nullable=True),
+    _size("allowance", nullable=True),
+    sa.Index("ix_links_expires_at", "expires_at"),
+)
+
+# How often a secret was guessed wrongly, by whom: the instant from which on no guess counts.
+guesses = _table(
+    "guesses",
+    _text("subject", primary_key=True),
+    _instant("free_at"),
+    sa.Index("ix_guesses_free_at", "free_at"),
+)
+
+events = _table(
+    "events",
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    _text("account_id"),
+    _text("type"),
+    sa.Column("data", sa.JSON, nullable=False),
+    _instant("at"),
+    sa.Index("ix_events_account", "account_id", "seq"),
+    sa.Index("ix_events_at", "at"),
+    sqlite_autoincrement=True,  # a number is never used again, whatever was deleted
+)
+
+webhooks = _table(
+    "webhooks",
+    _text("id", primary_key=True),
+    _text("account_id", sa.ForeignKey("accounts.id"), index=True),
+    _text("url"),
+    sa.Column("events", sa.JSON, nullable=False),
+    sa.Column("wrapped_secret", sa.LargeBinary, nullable=False),
+    _instant("created_at"),
+    _instant("disabled_at", nullable=True),
+)
+
+jobs = _table(
+    "jobs",
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    _text("kind"),
+    _text("subject"),
+    _text("argument"),
+    _size("attempts"),
+    _instant("due_at"),
+    _text("holder", nullable=True),
+    _instant("created_at"),
+    _instant("finished_at", nullable=True),
+    _text("error", nullable=True),
+    sa.Index("ix_jobs_subject", "kind", "subject", "id"),
+    sqlite_autoincrement=True,
+)
+_WAITING = jobs.c.finished_at.is_(None)
+job_due = sa.Index(
+    "ix_jobs_due_at",
+    jobs.c.kind,
+    jobs.c.due_at,
+    sqlite_where=_WAITING,
+    postgresql_where=_WAITING,
+)
+_FINISHED = jobs.c.finished_at.is_not(None)
+job_finished = sa.Index(
+    "ix_jobs_finished_at",
+    jobs.c.finished_at,
+    sqlite_where=_FINISHED,
+    postgresql_where=_FINISHED,
+)
 
 leases = _table(
     "leases",

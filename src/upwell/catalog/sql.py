@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog import accounts, files, tasks
+from upwell.catalog import accounts, bundles, files, tasks
+from upwell.catalog.batches import column_int, repeat
+from upwell.catalog.bundles import BundleMethods
+from upwell.catalog.events import EventMethods
+from upwell.catalog.jobs import JobMethods
+from upwell.catalog.links import LinkMethods
 from upwell.catalog.migrate import HEAD, migrate, revision
+from upwell.catalog.pools import PoolMethods
 from upwell.catalog.sqlite import Sqlite, raise_explained
 from upwell.errors import NotReady
 
@@ -19,11 +25,13 @@ if TYPE_CHECKING:
     from upwell.core.ports import Page
     from upwell.model import (
         Account,
+        Allowance,
         Blob,
         Chunk,
         CloudFile,
         Digest,
         Garbage,
+        NewJob,
         Principal,
         TaskStatus,
         Token,
@@ -31,10 +39,9 @@ if TYPE_CHECKING:
     )
 
 _PAGE = 1000
-_LARGEST = 2**63 - 1
 
 
-class SqlCatalog:
+class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMethods):
     """``core.ports.Catalog`` on a SQL database; its clauses are the contract.
 
     Reads run in the calling thread; writes are grouped by one writer (``catalog.writer``).
@@ -102,10 +109,16 @@ class SqlCatalog:
     def take_login(self, digest: bytes, now: datetime) -> Account | None:
         return self._db.write(lambda conn: accounts.take_login(conn, digest, now))
 
+    def set_quota(self, account_id: str, quota: int | None) -> None:
+        self._set_quota(account_id, quota)
+
+    def _set_quota(self, account_id: str, quota: int | None) -> Account | None:
+        return self._db.write(lambda conn: accounts.set_quota(conn, account_id, quota))
+
     # uploads
 
-    def add_task(self, task: UploadTask) -> UploadTask:
-        return self._db.write(lambda conn: tasks.add(conn, task))
+    def add_task(self, task: UploadTask, allowance: Allowance) -> UploadTask:
+        return self._db.write(lambda conn: tasks.add(conn, task, allowance))
 
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
         return self._db.read(lambda conn: tasks.find(conn, account_id, task_id, now))
@@ -124,7 +137,7 @@ class SqlCatalog:
         offset: int,
         take: int,
     ) -> Page[UploadTask]:
-        start, count = min(offset, _LARGEST), min(take, _LARGEST)
+        start, count = column_int(offset), column_int(take)
         where = tasks.listing(account_id, status)
         return self._db.read_consistent(lambda conn: tasks.page(conn, where, now, start, count))
 
@@ -144,38 +157,59 @@ class SqlCatalog:
             lambda conn: tasks.record_chunk(conn, task_id, chunk, now, expires_at)
         )
 
-    def complete(self, task_id: str, revision: int, blob: Blob, file: CloudFile) -> CloudFile:
-        return self._db.write(lambda conn: tasks.complete(conn, task_id, revision, blob, file))
+    def intend_chunk(self, task_id: str, index: int, fingerprint: str) -> str:
+        return self._db.write(lambda conn: tasks.intend_chunk(conn, task_id, index, fingerprint))
+
+    def fingerprints(self, task_id: str) -> list[str]:
+        return self._db.read(lambda conn: tasks.fingerprints(conn, task_id))
+
+    def complete(
+        self,
+        task_id: str,
+        revision: int,
+        blob: Blob,
+        file: CloudFile,
+        jobs: Sequence[NewJob] = (),
+    ) -> CloudFile:
+        return self._db.write(
+            lambda conn: tasks.complete(conn, task_id, revision, blob, file, jobs)
+        )
 
     def cancel(self, account_id: str, task_id: str, now: datetime) -> bool:
         return self._db.write(lambda conn: tasks.cancel(conn, account_id, task_id, now))
 
     def expire_tasks(self, now: datetime) -> int:
-        return self._repeat(lambda conn: tasks.expire_some(conn, now))
+        return repeat(self._db, lambda conn: tasks.expire_some(conn, now))
 
     # files
 
-    def add_file(self, blob: Blob, file: CloudFile) -> None:
-        self._db.write(lambda conn: files.add_with_blob(conn, blob, file))
+    def add_file(
+        self, blob: Blob, file: CloudFile, allowance: Allowance, jobs: Sequence[NewJob] = ()
+    ) -> None:
+        self._db.write(
+            lambda conn: files.add_with_blob(conn, blob, _fit(conn, file), allowance, jobs)
+        )
 
     def share_blob(self, file: CloudFile) -> bool:
-        return self._db.write(lambda conn: files.share_blob(conn, file))
+        return self._db.write(lambda conn: files.share_blob(conn, _fit(conn, file)))
 
     def duplicates(
         self, account_id: str, digest: Digest, size: int, now: datetime
     ) -> list[CloudFile]:
         return self._db.read(lambda conn: files.duplicates(conn, account_id, digest, size, now))
 
-    def file(self, file_id: str, now: datetime, account_id: str) -> CloudFile | None:
+    def file(self, file_id: str, now: datetime, account_id: str | None) -> CloudFile | None:
         return self._db.read(lambda conn: files.find(conn, file_id, now, account_id))
 
     def file_of_task(self, account_id: str, task_id: str, now: datetime) -> CloudFile | None:
         return self._db.read(lambda conn: files.of_task(conn, account_id, task_id, now))
 
-    def files(self, account_id: str, now: datetime, offset: int, take: int) -> Page[CloudFile]:
-        start, count = min(offset, _LARGEST), min(take, _LARGEST)
+    def files(
+        self, account_id: str, now: datetime, offset: int, take: int, *, recycled: bool = False
+    ) -> Page[CloudFile]:
+        start, count = column_int(offset), column_int(take)
         return self._db.read_consistent(
-            lambda conn: files.page(conn, account_id, now, start, count)
+            lambda conn: files.page(conn, account_id, now, start, count, recycled=recycled)
         )
 
     def update_file(
@@ -191,13 +225,55 @@ class SqlCatalog:
     def delete_file(self, file_id: str, account_id: str, now: datetime) -> bool:
         return self._db.write(lambda conn: files.delete(conn, file_id, account_id, now))
 
+    def recycle_file(self, file_id: str, account_id: str, now: datetime) -> bool:
+        return self._db.write(lambda conn: files.recycle_one(conn, file_id, account_id, now))
+
+    def restore_file(self, file_id: str, account_id: str, now: datetime) -> CloudFile | None:
+        return self._db.write(lambda conn: files.restore(conn, file_id, account_id, now))
+
+    def purge_recycled(self, before: datetime) -> int:
+        return repeat(self._db, lambda conn: files.purge_some(conn, before))
+
+    def move_file(
+        self, file_id: str, account_id: str, blob: Blob, now: datetime, allowance: Allowance
+    ) -> CloudFile | None:
+        return self._db.write(
+            lambda conn: files.move(conn, file_id, account_id, blob, now, allowance.pool)
+        )
+
+    def describe_blob(
+        self,
+        blob_id: str,
+        facts: dict[str, Any],
+        thumbnail_key: str | None,
+        preview_key: str | None,
+    ) -> bool:
+        return self._describe(blob_id, facts, thumbnail_key, preview_key) is not None
+
+    def _describe(
+        self,
+        blob_id: str,
+        facts: dict[str, Any],
+        thumbnail_key: str | None,
+        preview_key: str | None,
+    ) -> list[CloudFile] | None:
+        return self._db.write(
+            lambda conn: files.describe(conn, blob_id, facts, thumbnail_key, preview_key)
+        )
+
+    def set_crc32(self, blob_id: str, crc32: int) -> None:
+        self._db.write(lambda conn: files.set_crc32(conn, blob_id, crc32))
+
     def expire_files(self, now: datetime) -> int:
-        return self._repeat(lambda conn: files.expire_some(conn, now))
+        return repeat(self._db, lambda conn: files.expire_some(conn, now))
 
     # the sweeper's side
 
     def garbage(self, limit: int) -> list[Garbage]:
         return self._db.read(lambda conn: files.oldest_garbage(conn, limit))
+
+    def is_garbage(self, item: Garbage) -> bool:
+        return self._db.read(lambda conn: files.is_garbage(conn, item))
 
     def forget_garbage(self, items: Sequence[Garbage]) -> None:
         self._db.write(lambda conn: files.forget_garbage(conn, items))
@@ -208,10 +284,8 @@ class SqlCatalog:
     def unknown_keys(self, pool_id: str, keys: Sequence[str]) -> set[str]:
         return self._db.read(lambda conn: files.unknown_keys(conn, pool_id, keys))
 
-    def reserved_bytes(self, pool_id: str, account_id: str | None, now: datetime) -> int:
-        return self._db.read_consistent(
-            lambda conn: files.reserved_bytes(conn, pool_id, account_id, now)
-        )
+    def forget_tasks(self, before: datetime) -> int:
+        return self._db.write(lambda conn: tasks.forget_some(conn, before))
 
     def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         return self._db.write(
@@ -241,15 +315,18 @@ class SqlCatalog:
     def _blobs_after(self, after: str) -> list[Blob]:
         return self._db.read(lambda conn: files.blobs_after(conn, after, _PAGE))
 
+    def rekey_blob(self, blob_id: str, key: str, now: datetime) -> bool:
+        return self._db.write(lambda conn: files.rekey(conn, blob_id, key, now))
+
+    def any_file(self, file_id: str) -> CloudFile | None:
+        return self._db.read(lambda conn: files.by_id(conn, file_id))
+
     def files_of_blob(self, blob_id: str) -> list[CloudFile]:
         return self._db.read(lambda conn: files.of_blob(conn, blob_id))
 
-    def _repeat(self, some: Callable[[sa.Connection], int]) -> int:
-        """Run ``some`` until it finds nothing more, a transaction each; how many in all."""
-        total = 0
-        while done := self._db.write(some):
-            total += done
-        return total
+
+def _fit(conn: sa.Connection, file: CloudFile) -> CloudFile:
+    return bundles.fit(conn, file, file.created_at)
 
 
 class TaskChunks:

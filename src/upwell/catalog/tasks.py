@@ -12,27 +12,40 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog import files
+from upwell.catalog import bundles, events, files, pools
+from upwell.catalog.batches import BATCH
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     Instant,
     chunks,
+    ended,
     in_progress,
     insert,
     insert_new,
+    intents,
     task_identity,
     tasks,
 )
 from upwell.core.ports import Page
 from upwell.errors import TaskClosed
-from upwell.model import Chunk, CloudFile, Digest, Layout, TaskStatus, UploadTask
+from upwell.model import (
+    Chunk,
+    CloudFile,
+    Digest,
+    EventType,
+    Layout,
+    Seal,
+    TaskStatus,
+    UploadTask,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
 
-    from upwell.model import Blob
+    from upwell.model import Allowance, Blob, NewJob
 
 _BATCH = 10  # a task may have 40,000 chunk rows: 40 ms each, and others wait meanwhile
 _NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
@@ -94,8 +107,19 @@ _FIGURES = sa.select(
 ).where(chunks.c.task_id == _ID)
 _DROP_CHUNKS = sa.delete(chunks).where(chunks.c.task_id == _ID)
 
+_STATUS = Prepared(sa.select(tasks.c.status).where(tasks.c.id == _ID).with_for_update())
+_INTENT = Prepared(
+    sa.select(intents.c.fingerprint).where(
+        intents.c.task_id == _ID, intents.c["index"] == sa.bindparam("at")
+    )
+)
+_FINGERPRINTS = (
+    sa.select(intents.c.fingerprint).where(intents.c.task_id == _ID).order_by(intents.c["index"])
+)
+_DROP_INTENTS = sa.delete(intents).where(intents.c.task_id == _ID)
 
-def add(conn: Connection, task: UploadTask) -> UploadTask:
+
+def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
     """The newcomer, or the one in progress. Where two processes can write at once, the unique
     index decides: the loser looks again, and finds the winner."""
     identity = task.identity()
@@ -105,8 +129,11 @@ def add(conn: Connection, task: UploadTask) -> UploadTask:
             return _adopt(conn, held, task)
         if held is not None:
             _close(conn, held, TaskStatus.EXPIRED, task.created_at)
+        pools.require_room(conn, task.account_id, task.pool_id, task.layout.size, allowance)
         row = _values(task) | {"identity": identity}
         if conn.execute(_insert_unless_held(conn.dialect.name), row).rowcount:
+            pools.count(conn, task.account_id, task.pool_id, reserved=task.layout.size)
+            _note(conn, EventType.UPLOAD_CREATED, task, task.created_at)
             return task
 
 
@@ -258,13 +285,38 @@ def forget_chunk(conn: Connection, task_id: str, index: int, now: datetime) -> N
     conn.execute(sa.update(tasks).where(tasks.c.id == task_id).values(changes))
 
 
+def intend_chunk(conn: Connection, task_id: str, index: int, fingerprint: str) -> str:
+    row = _STATUS.first(conn, {"task": task_id})
+    if row is None or row.status != TaskStatus.IN_PROGRESS:
+        raise _closed(conn, task_id)
+    values = {"task_id": task_id, "index": index, "fingerprint": fingerprint}
+    if _insert_intent(conn.dialect.name).count(conn, values):
+        return fingerprint
+    row = _INTENT.first(conn, {"task": task_id, "at": index})
+    return str(row and row.fingerprint)
+
+
+@cache
+def _insert_intent(dialect: str) -> Prepared:
+    return Prepared(insert_new(dialect, intents))
+
+
+def fingerprints(conn: Connection, task_id: str) -> list[str]:
+    return list(conn.execute(_FINGERPRINTS, {"task": task_id}).scalars())
+
+
 def in_progress_after(conn: Connection, after: str, take: int) -> list[UploadTask]:
     query = sa.select(tasks).where(in_progress, tasks.c.id > after).order_by(tasks.c.id)
     return [_task(row) for row in conn.execute(query.limit(take))]
 
 
 def complete(
-    conn: Connection, task_id: str, revision: int, blob: Blob, file: CloudFile
+    conn: Connection,
+    task_id: str,
+    revision: int,
+    blob: Blob,
+    file: CloudFile,
+    new_jobs: Sequence[NewJob],
 ) -> CloudFile:
     row = conn.execute(_LOCK, {"task": task_id}).first()
     if row is not None and row.status == TaskStatus.COMPLETED:
@@ -275,15 +327,10 @@ def complete(
         raise TaskClosed(
             "A chunk was replaced while the upload was being completed: complete it again."
         )
-    files.add_with_blob(conn, blob, file)
-    changes = {
-        "status": TaskStatus.COMPLETED,
-        "file_id": file.id,
-        "updated_at": file.created_at,
-    }
-    conn.execute(sa.update(tasks).where(tasks.c.id == task_id).values(changes))
-    conn.execute(_DROP_CHUNKS, {"task": task_id})
-    return file
+    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
+    fitted = bundles.fit(conn, file, file.created_at)
+    files.record(conn, blob, fitted, new_jobs)
+    return fitted
 
 
 def _earlier(conn: Connection, file_id: str) -> CloudFile:
@@ -314,11 +361,45 @@ def expire_some(conn: Connection, now: datetime) -> int:
     return len(overdue)
 
 
+def forget_some(conn: Connection, before: datetime) -> int:
+    """Asked by ``created_at`` too, which the index has: a chunk must not change an index, and
+    what ended before that began before that."""
+    over = sa.and_(ended, tasks.c.created_at < before, tasks.c.updated_at < before)
+    some = sa.select(tasks.c.id).where(over).limit(BATCH)
+    return conn.execute(sa.delete(tasks).where(tasks.c.id.in_(some))).rowcount
+
+
+_CLOSED_BY = {
+    TaskStatus.CANCELLED: EventType.UPLOAD_CANCELLED,
+    TaskStatus.EXPIRED: EventType.UPLOAD_EXPIRED,
+}
+
+
 def _close(conn: Connection, task: UploadTask, status: TaskStatus, now: datetime) -> None:
-    change = sa.update(tasks).where(tasks.c.id == task.id)
-    conn.execute(change.values(status=status, updated_at=now))
-    conn.execute(_DROP_CHUNKS, {"task": task.id})
+    _end(conn, task, status, now)
     files.add_garbage(conn, task.pool_id, task.layout.key, now)
+    _note(conn, _CLOSED_BY[status], replace(task, status=status), now)
+
+
+def _end(
+    conn: Connection,
+    task: UploadTask,
+    status: TaskStatus,
+    now: datetime,
+    file_id: str | None = None,
+) -> None:
+    """Of a seal nothing is kept, nor the identity, in which its check is: with the server's own
+    key, passwords could be tried on it faster than on the file."""
+    changes = {"status": status, "file_id": file_id, "updated_at": now}
+    erased = dict.fromkeys(("identity", "seal_head", "seal_key", "seal_check"))
+    conn.execute(sa.update(tasks).where(tasks.c.id == task.id).values(changes | erased))
+    conn.execute(_DROP_CHUNKS, {"task": task.id})
+    conn.execute(_DROP_INTENTS, {"task": task.id})
+    pools.count(conn, task.account_id, task.pool_id, reserved=-task.layout.size)
+
+
+def _note(conn: Connection, type_: EventType, task: UploadTask, now: datetime) -> None:
+    events.note(conn, task.account_id, type_, events.task_data(task), now)
 
 
 _WHY_CLOSED = {
@@ -356,6 +437,9 @@ def _values(task: UploadTask) -> dict[str, Any]:
         "created_at": task.created_at,
         "updated_at": task.updated_at,
         "expires_at": task.expires_at,
+        "seal_head": task.seal and task.seal.head,
+        "seal_key": task.seal and task.seal.wrapped_key,
+        "seal_check": task.seal and task.seal.check,
     }
 
 
@@ -378,6 +462,7 @@ def _task(row: Any) -> UploadTask:
         received_count=row.received_count,
         received_bytes=row.received_bytes,
         file_id=row.file_id,
+        seal=None if row.seal_key is None else Seal(row.seal_head, row.seal_key, row.seal_check),
     )
 
 

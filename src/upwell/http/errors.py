@@ -23,6 +23,7 @@ STATUS: dict[type[e.UpwellError], int] = {
     e.TooLarge: 413,
     e.WrongMediaType: 415,
     e.RangeNotSatisfiable: 416,
+    e.TooMany: 429,
     e.InternalError: 500,
     e.NotReady: 503,
     e.StorageFull: 507,
@@ -84,6 +85,7 @@ FORM_BODY = (
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "The scheme to use."},
     409: {"Retry-After": "Seconds, when waiting helps."},
+    429: {"Retry-After": "Seconds."},
     416: {"Content-Range": "The size there is, as `bytes */size`."},
 }
 

@@ -1,0 +1,332 @@
+"""Bundles, and what they do to the files in them: each transaction of ``BundleRows``.
+
+Writers lock the bundle's row first, so no file enters it while they decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from upwell.catalog import events
+from upwell.catalog import files as file_rows
+from upwell.catalog.batches import BATCH, column_int, repeat
+from upwell.catalog.schema import (
+    Instant,
+    bundles,
+    files,
+    in_progress,
+    insert_new,
+    pools,
+    tasks,
+)
+from upwell.core.ports import Page
+from upwell.errors import SlugTaken
+from upwell.model import Bundle, CloudFile, EventType
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from upwell.catalog.sqlite import Sqlite
+
+_FEW = 50  # each takes its files and uploads along
+_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
+_LIVE = sa.or_(bundles.c.expired_at.is_(None), bundles.c.expired_at > _NOW)
+_LIVE_FILE = sa.and_(
+    files.c.recycled_at.is_(None),
+    sa.or_(files.c.expired_at.is_(None), files.c.expired_at > _NOW),
+)
+_OLDEST = (files.c.created_at, files.c.id)
+
+
+def add(conn: Connection, bundle: Bundle) -> None:
+    values = {
+        "id": bundle.id,
+        "account_id": bundle.account_id,
+        "created_at": bundle.created_at,
+        "updated_at": bundle.updated_at,
+    }
+    _free_slug(conn, bundle.slug, bundle.created_at)
+    new = insert_new(conn.dialect.name, bundles)
+    if not conn.execute(new, values | _changeable(bundle)).rowcount:
+        raise _taken(bundle.slug)
+
+
+def _changeable(bundle: Bundle) -> dict[str, Any]:
+    return {
+        "slug": bundle.slug,
+        "name": bundle.name,
+        "description": bundle.description,
+        "passcode_hash": bundle.passcode_hash,
+        "expired_at": bundle.expired_at,
+    }
+
+
+def _free_slug(conn: Connection, slug: str, now: datetime) -> None:
+    """An expired bundle is not found, so it does not keep its slug until it is swept."""
+    overdue = sa.and_(bundles.c.slug == slug, bundles.c.expired_at <= now)
+    for row in conn.execute(sa.select(bundles).where(overdue)).all():
+        _remove(conn, row.id, row.account_id)
+
+
+def _taken(slug: str) -> SlugTaken:
+    return SlugTaken(f"There is a bundle at {slug!r} already: choose another slug.")
+
+
+def find(conn: Connection, bundle_id: str, account_id: str, now: datetime) -> Bundle | None:
+    mine = sa.and_(bundles.c.id == bundle_id, bundles.c.account_id == account_id)
+    return _first(conn, sa.select(bundles).where(mine), now)
+
+
+def by_slug(conn: Connection, slug: str, now: datetime) -> Bundle | None:
+    return _first(conn, sa.select(bundles).where(bundles.c.slug == slug), now)
+
+
+def of_file(conn: Connection, file_id: str, now: datetime) -> Bundle | None:
+    query = sa.select(bundles).join(files, files.c.bundle_id == bundles.c.id)
+    return _first(conn, query.where(files.c.id == file_id), now)
+
+
+def _first(conn: Connection, query: sa.Select[Any], now: datetime) -> Bundle | None:
+    row = conn.execute(query.where(_LIVE), {"now": now}).first()
+    return None if row is None else _bundle(row)
+
+
+def page(conn: Connection, account_id: str, now: datetime, offset: int, take: int) -> Page[Bundle]:
+    mine = sa.and_(bundles.c.account_id == account_id, _LIVE)
+    count = sa.select(sa.func.count()).select_from(bundles).where(mine)
+    rows = sa.select(bundles).where(mine).offset(offset).limit(take)
+    newest = rows.order_by(bundles.c.created_at.desc(), bundles.c.id.desc())
+    total = conn.execute(count, {"now": now}).scalar_one()
+    return Page([_bundle(row) for row in conn.execute(newest, {"now": now})], total)
+
+
+def page_of_files(
+    conn: Connection, bundle_id: str, now: datetime, offset: int, take: int
+) -> Page[CloudFile]:
+    inside = files.c.bundle_id == bundle_id
+    return file_rows.page_where(conn, inside, _OLDEST, now, offset, take)
+
+
+def update(
+    conn: Connection,
+    bundle_id: str,
+    account_id: str,
+    now: datetime,
+    change: Callable[[Bundle], Bundle],
+) -> Bundle | None:
+    """What ``change`` may change is taken from its answer; all else stays as it is."""
+    old = _lock(conn, bundle_id, account_id, now)
+    if old is None:
+        return None
+    values = _changeable(change(old)) | {"updated_at": now}
+    new = replace(old, **values)
+    if new.slug != old.slug:
+        _free_slug(conn, new.slug, now)
+    try:
+        conn.execute(sa.update(bundles).where(bundles.c.id == bundle_id).values(values))
+    except IntegrityError as error:
+        raise _taken(new.slug) from error
+    _note_updated(conn, account_id, _follow(conn, old, new, now), now)
+    return new
+
+
+def _lock(
+    conn: Connection, bundle_id: str, account_id: str, now: datetime, *, read: bool = False
+) -> Bundle | None:
+    mine = sa.and_(bundles.c.id == bundle_id, bundles.c.account_id == account_id)
+    return _first(conn, sa.select(bundles).where(mine).with_for_update(read=read), now)
+
+
+def _follow(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> list[str]:
+    """Make the files' expiry follow the bundle's; the ids of those that changed."""
+    changed: list[str] = []
+    was, is_ = old.expired_at, new.expired_at
+    if is_ is not None and is_ != was:
+        changed += _cut(conn, new.id, is_, now)
+    if was is not None and (is_ is None or is_ > was):
+        changed += _extend(conn, new.id, was, is_, now)
+    return changed
+
+
+def _cut(conn: Connection, bundle_id: str, end: datetime, now: datetime) -> Sequence[str]:
+    longer = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > end)
+    change = sa.update(files).where(files.c.bundle_id == bundle_id, longer)
+    cut = change.values(expired_at=end, updated_at=now).returning(files.c.id)
+    return conn.execute(cut).scalars().all()
+
+
+def _extend(
+    conn: Connection, bundle_id: str, was: datetime, end: datetime | None, now: datetime
+) -> Sequence[str]:
+    """Files that end with the bundle go on with it, as long as their pool lets a file live."""
+    lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == files.c.pool_id)
+    age = sa.type_coerce(files.c.created_at, sa.BigInteger)
+    most = sa.type_coerce(age + lifetime.scalar_subquery() * 1_000_000, Instant)
+    later = sa.and_(files.c.expired_at == was, sa.or_(most.is_(None), most > was))
+    until = most if end is None else sa.case((most < end, most), else_=sa.literal(end, Instant))
+    change = sa.update(files).where(files.c.bundle_id == bundle_id, later)
+    extended = change.values(expired_at=until, updated_at=now).returning(files.c.id)
+    return conn.execute(extended).scalars().all()
+
+
+def _note_updated(conn: Connection, account_id: str, ids: Sequence[str], now: datetime) -> None:
+    for start in range(0, len(ids), BATCH):
+        some = files.c.id.in_(ids[start : start + BATCH])
+        found = file_rows.page_where(conn, some, _OLDEST, now, 0, BATCH).items
+        data = [events.file_data(file) for file in found]
+        events.note_many(conn, account_id, EventType.FILE_UPDATED, data, now)
+
+
+def fit(conn: Connection, file: CloudFile, now: datetime) -> CloudFile:
+    """A file as it can be in the bundle that it names: it lives no longer than that, and is in
+    none when that one is gone, or not its account's."""
+    if file.bundle_id is None:
+        return file
+    bundle = _lock(conn, file.bundle_id, file.account_id, now, read=True)
+    if bundle is None:
+        return replace(file, bundle_id=None)
+    ends = [each for each in (file.expired_at, bundle.expired_at) if each is not None]
+    return replace(file, expired_at=min(ends, default=None))
+
+
+def place(
+    conn: Connection, file_id: str, account_id: str, bundle_id: str | None, now: datetime
+) -> CloudFile | None:
+    file = file_rows.locked(conn, file_id, account_id, now)
+    if file is None:
+        return None
+    placed = fit(conn, replace(file, bundle_id=bundle_id), now)
+    if placed.bundle_id != bundle_id:
+        return None
+    if placed == file:
+        return file
+    values = {"bundle_id": bundle_id, "expired_at": placed.expired_at}
+    return file_rows.rewrite(conn, file, values, now)
+
+
+def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime) -> bool | None:
+    """Recycle or delete a bounded number of a bundle's files, and remove it when these were the
+    last; whether they were, None when there is no such bundle."""
+    if _lock(conn, bundle_id, account_id, now) is None:
+        return None
+    inside = sa.and_(files.c.bundle_id == bundle_id, _LIVE_FILE)
+    query = sa.select(files.c.id, pools.c.enable_recycle)
+    query = query.join(pools, pools.c.id == files.c.pool_id).where(inside)
+    some = conn.execute(query.limit(_FEW), {"now": now}).all()
+    for file_id, recycles in some:
+        away = file_rows.recycle_one if recycles else file_rows.delete
+        away(conn, file_id, account_id, now)
+    if len(some) == _FEW:
+        _empty(conn, files.c.id.in_([file_id for file_id, _ in some]))
+        return False
+    _remove(conn, bundle_id, account_id)
+    return True
+
+
+def expire_some(conn: Connection, now: datetime) -> int:
+    """Its files have expired too, at the latest with it: the sweeper deletes those."""
+    query = sa.select(bundles.c.id, bundles.c.account_id).where(bundles.c.expired_at <= now)
+    overdue = conn.execute(query.limit(_FEW).with_for_update()).all()
+    for row in overdue:
+        _remove(conn, row.id, row.account_id)
+    return len(overdue)
+
+
+def _remove(conn: Connection, bundle_id: str, account_id: str) -> None:
+    """Remove the row; no file and no upload in progress names it any more."""
+    # By pool and account there is an index of the uploads in progress; by bundle there is none.
+    going_on = sa.and_(
+        in_progress,
+        tasks.c.pool_id.in_(sa.select(pools.c.id)),
+        tasks.c.account_id == account_id,
+        tasks.c.bundle_id == bundle_id,
+    )
+    conn.execute(sa.update(tasks).where(going_on).values(bundle_id=None))
+    _empty(conn, files.c.bundle_id == bundle_id)
+    conn.execute(sa.delete(bundles).where(bundles.c.id == bundle_id))
+
+
+def _empty(conn: Connection, those: sa.ColumnElement[bool]) -> None:
+    conn.execute(sa.update(files).where(those).values(bundle_id=None))
+
+
+def _bundle(row: sa.Row[Any]) -> Bundle:
+    return Bundle(
+        id=row.id,
+        account_id=row.account_id,
+        slug=row.slug,
+        name=row.name,
+        description=row.description,
+        passcode_hash=row.passcode_hash,
+        expired_at=row.expired_at,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+class BundleMethods:
+    """``core.rows.BundleRows``: each method one transaction, those that may meet any number of
+    files or bundles one for a batch."""
+
+    _db: Sqlite
+
+    def add_bundle(self, bundle: Bundle) -> None:
+        self._db.write(lambda conn: add(conn, bundle))
+
+    def bundle(self, bundle_id: str, account_id: str, now: datetime) -> Bundle | None:
+        return self._db.read(lambda conn: find(conn, bundle_id, account_id, now))
+
+    def bundle_by_slug(self, slug: str, now: datetime) -> Bundle | None:
+        return self._db.read(lambda conn: by_slug(conn, slug, now))
+
+    def bundle_of_file(self, file_id: str, now: datetime) -> Bundle | None:
+        return self._db.read(lambda conn: of_file(conn, file_id, now))
+
+    def bundles(self, account_id: str, now: datetime, offset: int, take: int) -> Page[Bundle]:
+        start, count = column_int(offset), column_int(take)
+        return self._db.read_consistent(lambda conn: page(conn, account_id, now, start, count))
+
+    def bundle_files(
+        self, bundle_id: str, now: datetime, offset: int, take: int
+    ) -> Page[CloudFile]:
+        start, count = column_int(offset), column_int(take)
+        return self._db.read_consistent(
+            lambda conn: page_of_files(conn, bundle_id, now, start, count)
+        )
+
+    def update_bundle(
+        self,
+        bundle_id: str,
+        account_id: str,
+        now: datetime,
+        change: Callable[[Bundle], Bundle],
+    ) -> Bundle | None:
+        """``change`` runs inside the transaction: it must be quick and must not call back."""
+        return self._db.write(lambda conn: update(conn, bundle_id, account_id, now, change))
+
+    def set_bundle(
+        self, file_id: str, account_id: str, bundle_id: str | None, now: datetime
+    ) -> CloudFile | None:
+        return self._db.write(lambda conn: place(conn, file_id, account_id, bundle_id, now))
+
+    def delete_bundle(self, bundle_id: str, account_id: str, now: datetime) -> bool:
+        """When it is cut short, the bundle is there with the files that are left."""
+
+        def some(conn: Connection) -> bool | None:
+            return delete_some(conn, bundle_id, account_id, now)
+
+        gone = self._db.write(some)
+        found = gone is not None
+        while gone is False:
+            gone = self._db.write(some)
+        return found
+
+    def expire_bundles(self, now: datetime) -> int:
+        return repeat(self._db, lambda conn: expire_some(conn, now))

@@ -1,0 +1,167 @@
+"""Jobs that wait, are done under a lease, or have ended: each transaction of ``JobRows``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from upwell.catalog.batches import BATCH, column_int
+from upwell.catalog.schema import jobs
+from upwell.core.ports import Page
+from upwell.model import Job, JobKind
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Connection
+
+    from upwell.catalog.sqlite import Sqlite
+    from upwell.model import NewJob
+
+_WAITS = jobs.c.finished_at.is_(None)
+
+
+def add(conn: Connection, new: Sequence[NewJob], now: datetime) -> None:
+    """Record jobs, due at once, in the transaction that asks for them."""
+    if new:
+        conn.execute(sa.insert(jobs), [_values(job, now) for job in new])
+
+
+def _add_one(conn: Connection, new: NewJob, now: datetime) -> Job:
+    added = sa.insert(jobs).values(_values(new, now)).returning(jobs)
+    return _job(conn.execute(added).one())
+
+
+def claim(
+    conn: Connection, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime
+) -> Job | None:
+    """On a database with many writers, those that come at once skip each other's job."""
+    for kind in _due_kinds(conn, kinds, now):
+        row = conn.execute(_longest_due(kind, now).with_for_update(skip_locked=True)).first()
+        if row is not None:
+            changes = {"holder": holder, "due_at": until, "attempts": jobs.c.attempts + 1}
+            taken = sa.update(jobs).where(jobs.c.id == row.id).values(changes).returning(jobs)
+            return _job(conn.execute(taken).one())
+    return None
+
+
+def is_due(conn: Connection, kinds: Collection[JobKind], now: datetime) -> bool:
+    return bool(_due_kinds(conn, kinds, now))
+
+
+def _due_kinds(conn: Connection, kinds: Collection[JobKind], now: datetime) -> list[JobKind]:
+    """Those of which a job is due, that of the longest due first. A statement for each: asked
+    at once, the database would sort all jobs of all kinds."""
+    found = [(conn.execute(_longest_due(kind, now)).first(), kind) for kind in set(kinds)]
+    return [kind for _, _, kind in sorted((*row, kind) for row, kind in found if row)]
+
+
+def _longest_due(kind: JobKind, now: datetime) -> sa.Select[Any]:
+    query = sa.select(jobs.c.due_at, jobs.c.id).where(_WAITS, jobs.c.kind == kind)
+    return query.where(jobs.c.due_at <= now).order_by(jobs.c.due_at, jobs.c.id).limit(1)
+
+
+def change_held(conn: Connection, job_id: int, holder: str, changes: dict[str, Any]) -> bool:
+    """Change a job, if that is still its holder; one that has ended has none."""
+    held = sa.and_(jobs.c.id == column_int(job_id), jobs.c.holder == holder)
+    return conn.execute(sa.update(jobs).where(held).values(changes)).rowcount > 0
+
+
+def remove(conn: Connection, kind: JobKind, subject: str) -> None:
+    """Remove all jobs about one subject, also those that somebody holds."""
+    conn.execute(sa.delete(jobs).where(jobs.c.kind == kind, jobs.c.subject == subject))
+
+
+def find(conn: Connection, job_id: int) -> Job | None:
+    row = conn.execute(sa.select(jobs).where(jobs.c.id == column_int(job_id))).first()
+    return None if row is None else _job(row)
+
+
+def page(conn: Connection, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:
+    about = sa.and_(jobs.c.kind == kind, jobs.c.subject == subject)
+    total = conn.execute(sa.select(sa.func.count()).select_from(jobs).where(about)).scalar_one()
+    rows = sa.select(jobs).where(about).order_by(jobs.c.id.desc()).offset(offset).limit(take)
+    return Page([_job(row) for row in conn.execute(rows)], total)
+
+
+def next_due(conn: Connection, kinds: Collection[JobKind]) -> datetime | None:
+    first = sa.select(sa.func.min(jobs.c.due_at)).where(_WAITS)
+    found = [conn.execute(first.where(jobs.c.kind == kind)).scalar() for kind in set(kinds)]
+    return min((due_at for due_at in found if due_at is not None), default=None)
+
+
+def forget_some(conn: Connection, before: datetime) -> int:
+    old = sa.select(jobs.c.id).where(jobs.c.finished_at < before).limit(BATCH)
+    return conn.execute(sa.delete(jobs).where(jobs.c.id.in_(old))).rowcount
+
+
+def _values(new: NewJob, now: datetime) -> dict[str, Any]:
+    return {
+        "kind": new.kind,
+        "subject": new.subject,
+        "argument": new.argument,
+        "attempts": 0,
+        "due_at": now,
+        "created_at": now,
+    }
+
+
+def _job(row: sa.Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        kind=JobKind(row.kind),
+        subject=row.subject,
+        argument=row.argument,
+        attempts=row.attempts,
+        due_at=row.due_at,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+        error=row.error,
+    )
+
+
+class JobMethods:
+    """``core.rows.JobRows``. Leases do not matter to a snapshot: one restored from it finds the
+    job due again."""
+
+    _db: Sqlite
+
+    def add_job(self, job: NewJob, now: datetime) -> Job:
+        return self._db.write(lambda conn: _add_one(conn, job, now))
+
+    def claim_job(
+        self, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime
+    ) -> Job | None:
+        """Runners ask all the time, mostly in vain: that takes no turn of the writer's."""
+        if not self._db.read(lambda conn: is_due(conn, kinds, now)):
+            return None
+        return self._db.write(lambda conn: claim(conn, kinds, holder, now, until), matters=False)
+
+    def renew_job(self, job_id: int, holder: str, until: datetime) -> bool:
+        changes = {"due_at": until}
+        return self._db.write(
+            lambda conn: change_held(conn, job_id, holder, changes), matters=False
+        )
+
+    def finish_job(self, job_id: int, holder: str, now: datetime, error: str | None = None) -> bool:
+        changes = {"finished_at": now, "holder": None, "error": error}
+        return self._db.write(lambda conn: change_held(conn, job_id, holder, changes))
+
+    def retry_job(self, job_id: int, holder: str, due_at: datetime, error: str) -> bool:
+        changes = {"due_at": due_at, "holder": None, "error": error}
+        return self._db.write(lambda conn: change_held(conn, job_id, holder, changes))
+
+    def job(self, job_id: int) -> Job | None:
+        return self._db.read(lambda conn: find(conn, job_id))
+
+    def jobs(self, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:
+        start, count = column_int(offset), column_int(take)
+        return self._db.read_consistent(lambda conn: page(conn, kind, subject, start, count))
+
+    def next_due(self, kinds: Collection[JobKind]) -> datetime | None:
+        return self._db.read(lambda conn: next_due(conn, kinds))
+
+    def forget_jobs(self, before: datetime) -> int:
+        return self._db.write(lambda conn: forget_some(conn, before))
