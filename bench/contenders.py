@@ -298,6 +298,7 @@ class Upwell(Contender):
     title = "**Upwell**"
     keeps = "synced, SHA-256 verified"
     arguments: ClassVar[list[str]] = []
+    wishes: ClassVar[dict[str, str]] = {}
     token = ""
 
     def version(self) -> str:
@@ -337,6 +338,7 @@ class Upwell(Contender):
             "file_size": plan.total,
             "content_type": "application/x-bench",
             "chunk_size": CHUNK,
+            **self.wishes,
         }
         return self._load(
             "post",
@@ -373,11 +375,25 @@ class UpwellTwo(Upwell):
     arguments: ClassVar[list[str]] = ["--workers", "2"]
 
 
+class UpwellSealed(Upwell):
+    """Upwell with ``encrypt_password``: what is stored is an age file."""
+
+    name = "upwell-sealed"
+    title = "**Upwell**, encrypted"
+    keeps = "synced, SHA-256 verified, sealed (age)"
+    wishes: ClassVar[dict[str, str]] = {"encrypt_password": "bench"}
+
+    @property
+    def header(self) -> str:
+        return f"{super().header}\r\nX-Encrypt-Password: bench"
+
+
 ALL: tuple[type[Contender], ...] = (
     CWrite,
     CFloor,
     Upwell,
     UpwellTwo,
+    UpwellSealed,
     Nginx,
     Copyparty,
     FastAPIUploadFile,

@@ -12,11 +12,8 @@ import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
-
-from upwell.model import DEFAULT_POOL_ID, Policy, Pool
 
 _ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url")
 
@@ -25,29 +22,10 @@ class SettingsError(Exception):
     """The settings cannot be used; the message names the key and what is wrong."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PoolSettings(_Table):
-    """One ``[[pools]]`` table: where bytes live, and under which policy."""
-
-    id: UUID
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    path: Path
-    max_file_size: ByteSize | None = None
-    accept_types: tuple[str, ...] = ()
-
-    def pool(self) -> Pool:
-        policy = Policy(
-            max_file_size=self.max_file_size,
-            accept_types=tuple(pattern.lower() for pattern in self.accept_types),
-        )
-        return Pool(str(self.id), self.name, policy)
-
-
-class Settings(_Table):
+class Settings(BaseModel):
     """Everything an operator can set. Sizes take units (``5MiB``), times are seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     data: Path = Path("data")
     host: str = "127.0.0.1"
@@ -60,18 +38,11 @@ class Settings(_Table):
     min_free_space: ByteSize = ByteSize(32 << 20)
     sweep_interval: timedelta = timedelta(minutes=1)
     snapshot_interval: timedelta = timedelta(minutes=10)
-    max_file_size: ByteSize | None = None
-    pools: tuple[PoolSettings, ...] = ()
-
-    def all_pools(self) -> list[PoolSettings]:
-        """The default local pool, and those of the file."""
-        default = PoolSettings(
-            id=UUID(DEFAULT_POOL_ID),
-            name="default",
-            path=self.data / "pools" / "default",
-            max_file_size=self.max_file_size,
-        )
-        return [default, *self.pools]
+    account_quota: ByteSize | None = None
+    pool_roots: tuple[Path, ...] = ()
+    recycle_grace: timedelta = timedelta(days=30)
+    event_retention: timedelta = timedelta(days=7)
+    webhook_private_networks: bool = False
 
 
 def load(flags: dict[str, Any], environ: dict[str, str] | None = None) -> Settings:
@@ -100,7 +71,7 @@ def load(flags: dict[str, Any], environ: dict[str, str] | None = None) -> Settin
 
 
 def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
-    """The ``[server]`` table and the ``[[pools]]`` of a TOML file."""
+    """The ``[server]`` table of a TOML file."""
     try:
         tables = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -111,7 +82,7 @@ def _from_file(path: Path, *, required: bool) -> dict[str, Any]:
     except (OSError, tomllib.TOMLDecodeError) as error:
         message = f"cannot read {path}: {error}"
         raise SettingsError(message) from None
-    values = dict(tables.get("server", {}))
-    if "pools" in tables:
-        values["pools"] = tables["pools"]
-    return values
+    if set(tables) - {"server"}:
+        message = f"{path}: settings stand in [server]; pools are made with `upwell pool create`"
+        raise SettingsError(message)
+    return dict(tables.get("server", {}))

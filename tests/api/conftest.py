@@ -13,7 +13,7 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.api.world import Api, Clock, LoopTransport, Server, World, settings_of
+from tests.api.world import Api, Clock, LoopTransport, Server, World, add_second_pool, settings_of
 from upwell.app import asgi, build
 from upwell.http.api import PREFIXES
 from upwell.http.server import UpwellProtocol
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     clock = Clock()
     core = build(settings_of(tmp_path_factory.mktemp("data")), clock)
+    add_second_pool(core)
     server = Server(
         uvicorn.Config(
             asgi(core),

@@ -231,11 +231,11 @@ def test_a_pools_policy_is_asked(api: Api) -> None:
 
 
 def test_a_password_is_never_silently_ignored(api: Api) -> None:
-    asked = described(unique()) | {"encrypt_password": "hunter2"}
+    asked = described(unique()) | {"encrypt_password": "hunter2", "pool_id": SECOND_POOL}
     answer = api.post(CREATE, json=asked)
     refused(answer, 403, "ENCRYPTION_NOT_ALLOWED")
     assert "hunter2" not in answer.text
-    form = {"encrypt_password": "hunter2"}
+    form = {"encrypt_password": "hunter2", "pool_id": SECOND_POOL}
     answer = api.post(DIRECT, data=form, files={"file": unique()})
     refused(answer, 403, "ENCRYPTION_NOT_ALLOWED")
     assert "hunter2" not in answer.text

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import uvicorn
 
-from upwell.config import PoolSettings, Settings
+from upwell.config import Settings
+from upwell.model import Policy, Pool
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -84,14 +85,15 @@ class Server(uvicorn.Server):
 
 
 def settings_of(data: Any) -> Settings:
-    second = PoolSettings(
-        id=SECOND_POOL,  # type: ignore[arg-type]
-        name="pictures",
-        path=data / "pictures",
-        max_file_size=1000,  # type: ignore[arg-type]
-        accept_types=("image/*",),
+    return Settings(data=data, direct_max_size=DIRECT_MAX)  # type: ignore[arg-type]
+
+
+def add_second_pool(core: Core) -> None:
+    now = datetime.now(UTC)
+    policy = Policy(
+        max_file_size=1000, accept_types=("image/*",), allow_encryption=False, public_usable=True
     )
-    return Settings(data=data, pools=(second,), direct_max_size=DIRECT_MAX)  # type: ignore[arg-type]
+    core.catalog.add_pool(Pool(SECOND_POOL, "pictures", policy, None, None, now, now))
 
 
 class Api(httpx2.Client):

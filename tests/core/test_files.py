@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.core.world import ALL, World, content, new_upload
+from upwell.core.guesses import Asker
 from upwell.errors import FileNotFound, ScopeMissing
 from upwell.model import CloudFile, Scope
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def _reading(world: World, file_id: str) -> list[Callable[[Principal], object]]:
     return [
         lambda who: world.files.info(who, file_id),
-        lambda who: world.files.open(who, file_id),
+        lambda who: world.files.open(Asker(who), file_id),
     ]
 
 
@@ -131,7 +132,7 @@ def test_the_row_goes_first(world: World, monkeypatch: pytest.MonkeyPatch) -> No
 def test_reading_goes_on_while_the_file_is_deleted(world: World) -> None:
     data = content(1000)
     file = world.upload(world.me, data)
-    opened = world.files.open(world.me, file.id)
+    opened = world.files.open(Asker(world.me), file.id)
     with closing(opened.reader) as reader:
         assert reader.read_at(0, 10) == data[:10]
         world.files.delete(world.me, file.id)
@@ -151,7 +152,7 @@ def test_a_file_deleted_while_it_is_being_opened(
 
     monkeypatch.setattr(world.store, "open", late)
     with pytest.raises(FileNotFound):
-        world.files.open(world.me, file.id)
+        world.files.open(Asker(world.me), file.id)
 
 
 def test_delete_many_says_what_it_deleted(world: World) -> None:

@@ -18,7 +18,7 @@ from upwell.core.hashing import Follower, Followers, algorithms_for, digests_of
 from upwell.model import Chunk, Digest, Layout, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from upwell.core.ports import UploadReader
 
@@ -403,9 +403,14 @@ def test_senders_are_slowed_down_but_not_for_ever() -> None:
 # Followers, on the real catalog
 
 
+def _reader_in(world: World) -> Callable[[UploadTask], UploadReader]:
+    return lambda task: world.store.reader(task.layout)
+
+
 @pytest.fixture
 def two(small: World) -> Iterator[tuple[Followers, Followers]]:
-    pair = [Followers(small.catalog, lambda _: small.store, 2) for _ in range(2)]
+    open_reader = _reader_in(small)
+    pair = [Followers(small.catalog, open_reader, 2) for _ in range(2)]
     yield pair[0], pair[1]
     for each in pair:
         each.close()
@@ -492,7 +497,7 @@ def test_waiters_learn_that_the_upload_was_discarded(
 
 def test_waiters_are_not_left_alone_by_a_shutdown(small: World) -> None:
     """A hash that never gets its thread must not leave a complete waiting for ever."""
-    followers = Followers(small.catalog, lambda _: small.store, 1)
+    followers = Followers(small.catalog, _reader_in(small), 1)
     gate = threading.Event()
     followers._threads.submit(gate.wait, 10)
     data = content(2 * N)

@@ -185,7 +185,7 @@ def _new(**fields: object) -> NewUpload:
     ("new", "rules", "error"),
     [
         (_new(file_size=11), Policy(max_file_size=10), FileTooLarge),
-        (_new(encrypted=True), Policy(), EncryptionNotAllowed),
+        (_new(password="p"), Policy(allow_encryption=False), EncryptionNotAllowed),
         (_new(expired_at=NOW), Policy(), ValidationFailed),
         (_new(expired_at=NOW - timedelta(days=1)), Policy(), ValidationFailed),
         (_new(), Policy(accept_types=("text/*",)), TypeNotAccepted),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.core.world import CHUNK, World, content, new_upload, piece
+from tests.core.world import CHUNK, OTHER_POOL, World, content, new_upload, piece
 from upwell.catalog import SqlCatalog
+from upwell.core import age
+from upwell.core.bundles import NewBundle
 from upwell.core.ports import Noted
 from upwell.jobs.recover import Recovered, Recovery
 from upwell.model import CloudFile, Layout, TaskStatus, UploadTask
@@ -270,3 +272,70 @@ def test_a_chunk_row_that_fits_no_upload_is_forgotten(world: World) -> None:
     assert world.store.check_chunk(task.layout, chunk)
     assert not world.store.check_chunk(smaller, chunk)
     assert not world.store.check_chunk(task.layout, replace(chunk, size=1))
+
+
+# what the journal says of files that are recycled, moved or re-keyed, and of what shares them
+
+
+def test_a_recycled_file_stays_in_the_bin(world: World, recover: Callable[..., Recovered]) -> None:
+    world.set_policy(enable_recycle=True)
+    file = world.upload(world.me, content(20))
+    world.files.delete(world.me, file.id)
+    found = recover(Noted(file=file))
+    assert (found.well, found.files_restored) == (True, 0)
+    assert world.files.mine(world.me, 0, 9).items == []
+    assert world.files.restore(world.me, file.id).id == file.id
+
+
+def test_a_file_is_found_where_it_was_moved_to(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    """The snapshot knows the old place, whose bytes are gone; the journal the new one."""
+    world.set_policy(OTHER_POOL, accept_types=())
+    file = world.upload(world.me, content(20))
+    target = world.homes[OTHER_POOL].store
+    blob = replace(file.blob, id="moved", pool_id=OTHER_POOL, key=target.put(content(20)))
+    world.store.delete(file.blob.key)
+    found = recover(Noted(file=replace(file, pool_id=OTHER_POOL, blob=blob)))
+    assert (found.well, found.files_restored) == (True, 1)
+    assert world.read(world.me, file.id) == content(20)
+
+
+def test_a_file_is_found_under_its_new_key(world: World, recover: Callable[..., Recovered]) -> None:
+    file = world.upload(world.me, content(20))
+    blob = replace(file.blob, key=world.store.put(content(20)))
+    world.store.delete(file.blob.key)
+    assert recover(Noted(file=replace(file, blob=blob))).well
+    assert world.read(world.me, file.id) == content(20)
+
+
+def test_a_removed_bundle_does_not_come_back(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    kept = world.bundles.create(world.me, NewBundle("kept", slug="kept"))
+    gone = world.bundles.create(world.me, NewBundle("gone", slug="gone"))
+    journal = [Noted(bundle=kept), Noted(bundle=gone)]
+    for bundle in (kept, gone):
+        assert world.catalog.delete_bundle(bundle.id, world.me.account.id, world.clock())
+    recover(*journal, Noted(removed=gone.id, account_id=world.me.account.id))
+    assert [each.slug for each in world.bundles.mine(world.me, 0, 9).items] == ["kept"]
+
+
+def test_encrypted_files_and_uploads_are_checked_without_their_passwords(
+    world: World, recover: Callable[..., Recovered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(age, "LOG_N", 1)
+    size = 3 * age.BLOCK
+    asked = {"password": "p", "chunk_size": age.BLOCK}
+    whole = world.upload(world.me, content(size), **asked)
+    damaged = world.upload(world.me, content(size, 1), **asked)
+    made = world.uploads.create(world.me, new_upload(content(size, 2), **asked))
+    assert isinstance(made, UploadTask)
+    world.send_all(world.me, made, content(size, 2), only=[1, 2])
+    flip(world, damaged.blob.key, age.BLOCK)
+    flip(world, made.layout.key, 2 * age.BLOCK)
+    found = recover()
+    assert [each.id for each in found.damaged] == [damaged.id]
+    assert (found.blobs, found.chunks, found.chunks_forgotten) == (2, 2, 1)
+    assert progress(world, made)[0] == [2]
+    assert world.open(world.me, whole.id, password="p") == content(size)

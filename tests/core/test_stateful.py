@@ -27,8 +27,17 @@ from hypothesis.stateful import (
 )
 
 from tests.core.world import CHUNK, Core, World, content, new_upload, piece
-from upwell.errors import ChunkSizeMismatch, ChunksMissing, HashMismatch, TaskClosed, TaskNotFound
-from upwell.model import CloudFile, TaskStatus, UploadTask
+from upwell.core import age
+from upwell.errors import (
+    ChunkConflict,
+    ChunkSizeMismatch,
+    ChunksMissing,
+    HashMismatch,
+    TaskClosed,
+    TaskNotFound,
+)
+from upwell.jobs.sweep import Retention
+from upwell.model import CloudFile, NewUpload, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -58,6 +67,7 @@ class ModelTask:
     expires_at: datetime
     status: TaskStatus = TaskStatus.IN_PROGRESS
     chunks: dict[int, bytes] = field(default_factory=dict)
+    bound: dict[int, bytes] = field(default_factory=dict)  # what an encrypted chunk must be
     file_id: str | None = None
 
     @property
@@ -86,8 +96,15 @@ class Held:
     body: bytes
 
 
+@dataclass
+class Recycled:
+    file: ModelFile
+    since: datetime
+
+
 class CoreMachine(RuleBasedStateMachine):
     kind = "memory"
+    password: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,6 +115,8 @@ class CoreMachine(RuleBasedStateMachine):
         self.cores: list[Core] = [self.world, self.world.another()]
         self.tasks: dict[str, ModelTask] = {}
         self.files: dict[str, ModelFile] = {}
+        self.recycled: dict[str, Recycled] = {}
+        self.recycles = False
         self.held: list[Held] = []
 
     def teardown(self) -> None:
@@ -142,7 +161,13 @@ class CoreMachine(RuleBasedStateMachine):
     def is_held(self, task: ModelTask, index: int) -> bool:
         return any((h.task_id, h.index) == (task.task.id, index) for h in self.held)
 
-    def acknowledge(self, task: ModelTask, index: int, body: bytes) -> None:
+    def finish(self, writer: ChunkWriter, task: ModelTask, index: int, body: bytes) -> None:
+        """The whole body is there. An encrypted chunk takes only what it was first sealed from."""
+        if self.password and task.bound.setdefault(index, body) != body:
+            with pytest.raises(ChunkConflict):
+                writer.finish()
+            return
+        writer.finish()
         task.chunks[index] = body
         task.expires_at = self.now + IDLE
 
@@ -163,6 +188,14 @@ class CoreMachine(RuleBasedStateMachine):
         else:
             self.add_file(made, data, name, until)
 
+    def new(self, data: bytes, **fields: Any) -> NewUpload:
+        return new_upload(data, password=self.password, **fields)
+
+    def is_there(self, data: bytes, *, declared: bool) -> bool:
+        """Whether the server says that it has a content; never of what is encrypted."""
+        known = any(file.data == data for file in self.live().values())
+        return declared and known and not self.password
+
     # create and direct
 
     @rule(core=which, data=contents, name=names, life=lives, declared=st.sampled_from([1, 1, 0]))
@@ -170,15 +203,14 @@ class CoreMachine(RuleBasedStateMachine):
         self, core: int, data: bytes, name: str, life: timedelta | None, declared: int
     ) -> None:
         until = self.now + life if life else None
-        new = new_upload(data, file_name=name, expired_at=until)
-        if not declared:
-            new = new_upload(data, file_name=name, expired_at=until, digest=None)
+        fields: dict[str, Any] = {} if declared else {"digest": None}
+        new = self.new(data, file_name=name, expired_at=until, **fields)
         made = self.cores[core].uploads.create(self.me, new)
         if isinstance(made, CloudFile):
             assert declared
             self.check_existing(made, data, name, until)
             return
-        assert not declared or all(file.data != data for file in self.live().values())
+        assert not self.is_there(data, declared=bool(declared))
         self.check_task(made, data, name, until, declared=bool(declared))
 
     def check_task(
@@ -207,9 +239,9 @@ class CoreMachine(RuleBasedStateMachine):
     ) -> None:
         until = self.now + life if life else None
         fields: dict[str, Any] = {} if declared else {"digest": None}
-        new = new_upload(data, file_name=name, expired_at=until, **fields)
+        new = self.new(data, file_name=name, expired_at=until, **fields)
         made = self.cores[core].uploads.store_direct(self.me, new, data)
-        if declared and any(file.data == data for file in self.live().values()):
+        if self.is_there(data, declared=declared):
             self.check_existing(made, data, name, until)
         else:
             self.add_file(made, data, name, until)
@@ -250,8 +282,7 @@ class CoreMachine(RuleBasedStateMachine):
             body = self.body(chosen, at, seed)
             writer.write(memoryview(body)[:3])
             writer.write(memoryview(body)[3:])
-            writer.finish()
-        self.acknowledge(chosen, at, body)
+            self.finish(writer, chosen, at, body)
 
     @rule(core=which, task=picks)
     def send_what_is_missing(self, core: int, task: int) -> None:
@@ -268,8 +299,7 @@ class CoreMachine(RuleBasedStateMachine):
         with closing(writer):
             assert writer.acquire()
             writer.write(memoryview(self.body(task, at, 0)))
-            writer.finish()
-        self.acknowledge(task, at, self.body(task, at, 0))
+            self.finish(writer, task, at, self.body(task, at, 0))
 
     @rule(core=which, task=picks, index=picks, size=st.integers(0, CHUNK + 3), end=st.booleans())
     def abandon(self, core: int, task: int, index: int, size: int, end: bool) -> None:
@@ -313,8 +343,7 @@ class CoreMachine(RuleBasedStateMachine):
             first.close()
             assert third.acquire()
             third.write(memoryview(body))
-            third.finish()
-        self.acknowledge(chosen, at, body)
+            self.finish(third, chosen, at, body)
 
     @rule(core=which, task=picks, index=picks, seed=st.sampled_from([0, 7]))
     @precondition(lambda self: len(self.held) < 3)
@@ -344,8 +373,7 @@ class CoreMachine(RuleBasedStateMachine):
                 with pytest.raises((TaskClosed, TaskNotFound)):
                     held.writer.finish()
                 return
-            held.writer.finish()
-        self.acknowledge(task, held.index, held.body)
+            self.finish(held.writer, task, held.index, held.body)
 
     @rule(pick=picks)
     @precondition(lambda self: self.held)
@@ -407,7 +435,36 @@ class CoreMachine(RuleBasedStateMachine):
         live = list(self.live())
         file_id = live[pick % len(live)]
         self.cores[core].files.delete(self.me, file_id)
-        del self.files[file_id]
+        gone = self.files.pop(file_id)
+        if self.recycles:
+            self.recycled[file_id] = Recycled(gone, self.now)
+
+    @rule(recycles=st.booleans())
+    def change_policy(self, recycles: bool) -> None:
+        self.world.set_policy(enable_recycle=recycles)
+        for core in self.cores:
+            core.homes.renew()  # type: ignore[attr-defined]
+        self.recycles = recycles
+
+    def in_bin(self) -> dict[str, Recycled]:
+        return {
+            file_id: each
+            for file_id, each in self.recycled.items()
+            if each.file.expired_at is None or each.file.expired_at > self.now
+        }
+
+    @rule(core=which, pick=picks, restore=st.booleans())
+    @precondition(lambda self: self.in_bin())
+    def empty_bin(self, core: int, pick: int, restore: bool) -> None:
+        """Restore one, or delete it for good."""
+        in_bin = list(self.in_bin())
+        file_id = in_bin[pick % len(in_bin)]
+        gone = self.recycled.pop(file_id)
+        if restore:
+            self.cores[core].files.restore(self.me, file_id)
+            self.files[file_id] = gone.file
+        else:
+            self.cores[core].files.delete(self.me, file_id)
 
     # time, sweeps and restarts
 
@@ -423,13 +480,19 @@ class CoreMachine(RuleBasedStateMachine):
         if beyond_grace:
             self.world.clock.advance(seconds=2 * GRACE.total_seconds())
         self.cores[core].sweeper.sweep()
+        long_ago = self.now - Retention().recycled
+        self.recycled = {i: each for i, each in self.in_bin().items() if each.since >= long_ago}
         for task in self.tasks.values():
             task.status = self.status(task)
         if beyond_grace:
             self.check_nothing_is_left_over()
 
     def check_nothing_is_left_over(self) -> None:
-        rows = self.world.files.mine(self.me, 0, 1000).items
+        files = self.world.files
+        rows = [
+            *files.mine(self.me, 0, 1000).items,
+            *files.mine(self.me, 0, 1000, recycled=True).items,
+        ]
         running = [task.task.layout.key for task in self.running()]
         assert self.world.all_keys() == {file.blob.key for file in rows} | set(running)
         named = {(key, n) for key in running for n in self.world.catalog.staged_names(key)}
@@ -459,7 +522,16 @@ class CoreMachine(RuleBasedStateMachine):
             file_id: (file.name, file.expired_at) for file_id, file in live.items()
         }
         for file_id, file in live.items():
-            assert core.read(self.me, file_id) == file.data
+            assert core.open(self.me, file_id, password=self.password) == file.data
+        in_bin = core.files.mine(self.me, 0, 1000, recycled=True).items
+        assert {row.id for row in in_bin} == set(self.in_bin())
+
+    @invariant()
+    def usage_is_what_is_held(self) -> None:
+        held = self.cores[0].catalog
+        before = held.usage(self.me.account.id)
+        assert held.repair_usage() == 0
+        assert held.usage(self.me.account.id) == before
 
     @invariant()
     def acknowledged_chunks_are_what_the_model_says(self) -> None:
@@ -471,7 +543,7 @@ class CoreMachine(RuleBasedStateMachine):
             assert status.missing == task.missing
             assert status.task.received_bytes == len(task.received)
             assert status.task.expires_at == task.expires_at
-            with closing(self.world.store.reader(task.task.layout)) as reader:
+            with closing(core.uploads._open_reader(task.task)) as reader:
                 for chunk in self.world.catalog.chunks(task.task.id).all():
                     buffer = memoryview(bytearray(chunk.size))
                     assert reader.read_into(chunk.index, chunk.staged, 0, buffer) == chunk.size
@@ -489,7 +561,25 @@ class LocalMachine(CoreMachine):
     kind = "local"
 
 
-MACHINES = {"memory": CoreMachine, "local": LocalMachine}
+class SealedMachine(CoreMachine):
+    """Every upload is encrypted, in blocks that are small enough for many of them."""
+
+    kind = "local"
+    password = "open sesame"
+
+    def __init__(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(age, "LOG_N", 1)
+        self.patch.setattr(age, "BLOCK", CHUNK)
+        self.patch.setattr(age, "SEALED_BLOCK", CHUNK + age.TAG)
+        super().__init__()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patch.undo()
+
+
+MACHINES = {"memory": CoreMachine, "local": LocalMachine, "sealed": SealedMachine}
 _CALM = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
 

@@ -25,8 +25,9 @@ from tests.core.world import (
     piece,
     sha256,
 )
+from upwell.core.homes import Home
 from upwell.core.receiving import Checksum, ChunkWriter
-from upwell.core.uploads import Home, Verifying
+from upwell.core.uploads import Verifying
 from upwell.errors import (
     BundleNotFound,
     ChecksumMismatch,

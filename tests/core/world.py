@@ -7,15 +7,23 @@ import hashlib
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upwell.catalog import SqlCatalog
 from upwell.core.accounts import Accounts
-from upwell.core.files import Files
+from upwell.core.bundles import Bundles
+from upwell.core.creating import Limits
+from upwell.core.files import Files, Form
+from upwell.core.guesses import Asker, Guesses
+from upwell.core.homes import Homes
+from upwell.core.keys import SIZE, ServerKey
+from upwell.core.links import Links
+from upwell.core.pools import Pools
 from upwell.core.receiving import Checksum
-from upwell.core.uploads import Home, Uploads
+from upwell.core.uploads import Uploads
 from upwell.jobs.sweep import Sweeper
 from upwell.model import (
     DEFAULT_POOL_ID,
@@ -32,13 +40,15 @@ from upwell.stores.local import LocalStore
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog
 
 CHUNK = 8  # bytes: small enough for every boundary to be met often
 OTHER_POOL = "00000000-0000-4000-8000-000000000002"
 ALL = frozenset(Scope)
+KEY = ServerKey(bytes(range(SIZE)))
 
 
 class FakeClock:
@@ -52,6 +62,20 @@ class FakeClock:
 
     def advance(self, **much: float) -> None:
         self.now += timedelta(**much)
+
+
+class Stores:
+    """The stores of the pools, made when they are asked for."""
+
+    def __init__(self, kind: str, folder: Path, clock: FakeClock) -> None:
+        self.default = make_store(kind, folder / "pool", clock)
+        self._clock = clock
+        self._others: dict[str, BlobStore] = {}
+
+    def open(self, pool: Pool) -> BlobStore:
+        if pool.id == DEFAULT_POOL_ID:
+            return self.default
+        return self._others.setdefault(pool.id, MemoryStore(clock=self._clock))
 
 
 class Recorder:
@@ -91,25 +115,40 @@ def make_store(kind: str, folder: Path, clock: FakeClock) -> BlobStore:
 class Core:
     """One process's verbs on a catalog and stores; several may be on the same."""
 
-    def __init__(self, catalog: Catalog, homes: dict[str, Home], clock: FakeClock) -> None:
-        self.homes = homes
+    def __init__(self, catalog: Catalog, stores: Stores | Homes, clock: FakeClock) -> None:
+        self.stores = stores
         self.clock = clock
         self.wire(catalog)
 
-    def wire(self, catalog: Catalog) -> None:
-        homes, clock = self.homes, self.clock
-        self.catalog = catalog
-        self.uploads = Uploads(catalog, homes, clock, hash_threads=2)
-        self.files = Files(catalog, homes, clock)
+    def wire(self, catalog: Catalog, homes: Mapping[str, Home] | None = None) -> None:
+        """``homes`` takes the place of those that the catalog and the stores make."""
+        clock, stores = self.clock, self.stores
+        real = stores if isinstance(stores, Homes) else Homes(catalog, stores.open)
+        homes = real if homes is None else homes
+        self.catalog, self.homes = catalog, homes
+        guesses, self.links = Guesses(catalog, clock), Links(catalog, clock, KEY)
+        self.bundles = Bundles(catalog, homes, clock, KEY, guesses)
+        self.uploads = Uploads(catalog, homes, clock, KEY, limits=Limits(hash_threads=2))
+        self.files = Files(
+            catalog, homes, clock, bundles=self.bundles, links=self.links, guesses=guesses
+        )
+        self.pools = Pools(catalog, real, clock)
         self.accounts = Accounts(catalog, clock)
         self.sweeper = Sweeper(catalog, homes, clock)
 
-    def read(self, who: Principal, file_id: str) -> bytes:
-        opened = self.files.open(who, file_id)
+    def open(
+        self, who: Principal | None, file_id: str, form: Form = Form.CONTENT, **asked: Any
+    ) -> bytes:
+        """What a file's reader hands out to somebody; ``password``, ``passcode``, ``address``."""
+        password = asked.pop("password", None)
+        opened = self.files.open(Asker(who, **asked), file_id, form, password)
         try:
             return opened.reader.read_at(0, opened.reader.size + 1)
         finally:
             opened.reader.close()
+
+    def read(self, who: Principal, file_id: str) -> bytes:
+        return self.open(who, file_id)
 
     def send(
         self,
@@ -152,26 +191,42 @@ class World(Core):
         clock = FakeClock()
         self.folder = folder
         self.kind = kind
-        default = Pool(DEFAULT_POOL_ID, "default")
-        other = Pool(OTHER_POOL, "other", Policy(max_file_size=1000, accept_types=("image/*",)))
-        homes = {
-            default.id: Home(default, make_store(kind, folder / "pool", clock)),
-            other.id: Home(other, MemoryStore(clock=clock)),
-        }
-        super().__init__(open_catalog(folder), homes, clock)
-        self.store = homes[DEFAULT_POOL_ID].store
+        stores = Stores(kind, folder, clock)
+        self.store = stores.default
+        self._more: list[Core] = []
+        super().__init__(open_catalog(folder), stores, clock)
+        policy = Policy(max_file_size=1000, accept_types=("image/*",), public_usable=True)
+        self.add_pool(OTHER_POOL, "other", policy)
         self.me = self.person("me")
         self.stranger = self.person("stranger")
-        self._more: list[Core] = []
 
-    def person(self, name: str) -> Principal:
-        account = self.accounts.create(name)
+    def person(self, name: str, *, admin: bool = False) -> Principal:
+        account = self.accounts.create(name, admin=admin)
         return Principal(account, ALL, "token")
+
+    def add_pool(self, pool_id: str, name: str, policy: Policy, **fields: Any) -> Pool:
+        known: dict[str, Any] = {"account_id": None, "path": None}
+        now = self.clock()
+        pool = Pool(pool_id, name, policy, created_at=now, updated_at=now, **(known | fields))
+        self.catalog.add_pool(pool)
+        return pool
+
+    def set_policy(self, pool_id: str = DEFAULT_POOL_ID, **changes: Any) -> None:
+        """Change a pool's policy, seen at once."""
+
+        def change(pool: Pool) -> Pool:
+            return replace(pool, policy=replace(pool.policy, **changes))
+
+        assert self.catalog.update_pool(pool_id, self.clock(), change)
+        for core in (self, *self._more):
+            if isinstance(core.homes, Homes):
+                core.homes.renew()
 
     def another(self, catalog: Any = None, homes: Any = None) -> Core:
         """A second process: its own verbs and followers on the same rows and bytes."""
-        homes = self.homes if homes is None else homes
-        core = Core(catalog or self.catalog, homes, self.clock)
+        core = Core(catalog or self.catalog, self.stores, self.clock)
+        if homes is not None:
+            core.wire(catalog or self.catalog, homes)
         self._more.append(core)
         return core
 

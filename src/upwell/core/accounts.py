@@ -7,7 +7,7 @@ import secrets
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from upwell.core.uploads import new_id
+from upwell.core.keys import new_id
 from upwell.errors import LoginInvalid, TokenInvalid
 from upwell.model import Account, Scope, Token
 
@@ -45,6 +45,10 @@ class Accounts:
 
     def all(self) -> list[Account]:
         return self._catalog.accounts()
+
+    def set_quota(self, account: Account, quota: int | None) -> None:
+        """Bytes it may hold over all pools; None for the server's default."""
+        self._catalog.set_quota(account.id, quota)
 
     def issue(
         self,

@@ -25,7 +25,7 @@ from upwell.errors import NotReady
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from upwell.core.ports import BlobStore, Catalog, UploadReader
+    from upwell.core.ports import Catalog, UploadReader
     from upwell.core.running import RunningDigest
     from upwell.model import Chunk, Digest, UploadTask
 
@@ -292,10 +292,10 @@ class Followers:
     MOST = 10_000
 
     def __init__(
-        self, catalog: Catalog, store_of: Callable[[str], BlobStore], threads: int
+        self, catalog: Catalog, open_reader: Callable[[UploadTask], UploadReader], threads: int
     ) -> None:
         self._catalog = catalog
-        self._store_of = store_of
+        self._open_reader = open_reader
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="upwell-hash")
         self._lock = threading.Lock()
         self._by_task: dict[str, Follower] = {}
@@ -339,7 +339,7 @@ class Followers:
                 self._evict()
                 follower = Follower(
                     task,
-                    lambda: self._store_of(task.pool_id).reader(task.layout),
+                    lambda: self._open_reader(task),
                     lambda index: self._acknowledged(task.id, index),
                 )
                 self._by_task[task.id] = follower

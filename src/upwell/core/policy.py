@@ -1,4 +1,4 @@
-"""Pure decisions: who may, how large, of what type. Raise before any side effect (I5)."""
+"""Pure decisions: who may, how large, of what type, how long. Raise before any side effect (I5)."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 from upwell.errors import (
     EncryptionNotAllowed,
     FileTooLarge,
+    QuotaExceeded,
     ScopeMissing,
     TypeNotAccepted,
     ValidationFailed,
 )
-from upwell.model import GENERIC_TYPE
+from upwell.model import GENERIC_TYPE, Allowance, Scope
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from upwell.core.ports import StoreLimits
-    from upwell.model import NewUpload, Policy, Principal, Scope
+    from upwell.model import CloudFile, NewUpload, Policy, Pool, Principal, Usage
 
 
 def require(principal: Principal, scope: Scope) -> None:
@@ -27,32 +29,74 @@ def require(principal: Principal, scope: Scope) -> None:
         raise ScopeMissing(message, meta={"scope": str(scope)})
 
 
+def may_use(principal: Principal, pool: Pool) -> bool:
+    """Whether the account may upload to a pool, and know of it."""
+    owns = pool.account_id == principal.account.id
+    return pool.policy.public_usable or owns or principal.account.is_admin
+
+
 def accept(new: NewUpload, policy: Policy, now: datetime) -> None:
     """Raises what a pool's policy, or plain sense, has against a new upload."""
     if new.expired_at is not None and new.expired_at <= now:
         why = "must be in the future"
         raise ValidationFailed(f"expired_at {why}.", errors={"expired_at": [why]})
-    if new.encrypted and not policy.allow_encryption:
+    _accept(policy, new.file_size, new.content_type, encrypted=new.password is not None)
+
+
+def accept_file(file: CloudFile, policy: Policy) -> None:
+    """Raises what a pool's policy has against a file that comes from another one."""
+    _accept(policy, file.size, file.mime_type, encrypted=file.encrypted)
+
+
+def _accept(policy: Policy, size: int, content_type: str, *, encrypted: bool) -> None:
+    if encrypted and not policy.allow_encryption:
         raise EncryptionNotAllowed(
             "This pool does not take encrypted files; leave encrypt_password out."
         )
-    if policy.max_file_size is not None and new.file_size > policy.max_file_size:
+    if policy.max_file_size is not None and size > policy.max_file_size:
         raise FileTooLarge(
-            f"This pool takes files of at most {policy.max_file_size} bytes; "
-            f"this one has {new.file_size}.",
+            f"This pool takes files of at most {policy.max_file_size} bytes; this one has {size}.",
             meta={"max_file_size": policy.max_file_size},
         )
-    if policy.accept_types and not _accepted(new.content_type, policy.accept_types):
+    if policy.accept_types and not accepted(content_type, policy.accept_types):
         raise TypeNotAccepted(
-            f"This pool takes {', '.join(policy.accept_types)}, not {new.content_type}.",
+            f"This pool takes {', '.join(policy.accept_types)}, not {content_type}.",
             meta={"accept_types": list(policy.accept_types)},
         )
 
 
-def _accepted(content_type: str, patterns: tuple[str, ...]) -> bool:
+def accepted(content_type: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a media type is one of ``image/png``, ``image/*``, ``*/*`` …"""
     plain = content_type.split(";", maxsplit=1)[0].strip().lower() or GENERIC_TYPE
     major = plain.split("/")[0] + "/*"
     return any(pattern in (plain, major, "*/*") for pattern in patterns)
+
+
+def lives_until(
+    asked: datetime | None, policy: Policy, bundle_expiry: datetime | None, now: datetime
+) -> datetime | None:
+    """When a file of a pool and a bundle expires: at the earliest of what is set."""
+    pool_expiry = now + policy.file_expiry if policy.file_expiry is not None else None
+    return min((each for each in (asked, pool_expiry, bundle_expiry) if each), default=None)
+
+
+def allowance(principal: Principal, pool: Pool, default_quota: int | None) -> Allowance:
+    """What a pool and an account may hold; ``default_quota`` is for accounts without one."""
+    own = principal.account.quota
+    return Allowance(pool.policy.quota, default_quota if own is None else own)
+
+
+def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) -> None:
+    """Raises QuotaExceeded when ``more`` bytes are over what may be held.
+
+    The catalog decides again, in the transaction that takes them.
+    """
+    for scope, quota, used in (
+        ("pool", allowed.pool, pool.total),
+        ("account", allowed.account, sum(each.total for each in account)),
+    ):
+        if quota is not None and used + more > quota:
+            raise QuotaExceeded.of(scope, quota=quota, used=used, needed=more)
 
 
 def fit_chunk_size(size: int, wanted: int, limits: StoreLimits) -> int:

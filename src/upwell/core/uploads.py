@@ -6,52 +6,59 @@ keeps the order bytes, row, answer (I2). All block; call them from worker thread
 
 from __future__ import annotations
 
-import secrets
 import time
 from concurrent.futures import CancelledError
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
+from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, sealed_of
+from upwell.core.homes import pool_not_found
+from upwell.core.keys import new_id
 from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
+from upwell.core.sealed import (
+    Budget,
+    SealedReader,
+    SealedSlot,
+    SealedUpload,
+    SealedUploadReader,
+    fold,
+)
+from upwell.core.sealing import Sealing, stored_layout
 from upwell.errors import (
-    BundleNotFound,
     ChecksumUnsupported,
     ChunkIndexInvalid,
     ChunksMissing,
     HashMismatch,
     InternalError,
-    PoolNotFound,
     TaskClosed,
     TaskNotFound,
-    UpwellError,
 )
 from upwell.model import (
-    DEFAULT_POOL_ID,
     GENERIC_TYPE,
     Blob,
     CloudFile,
     Digest,
     Layout,
-    Pool,
     Scope,
+    Sealed,
     TaskStatus,
     UploadTask,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from concurrent.futures import Future
 
-    from upwell.core.ports import BlobStore, Catalog, Clock, Page
+    from upwell.core.homes import Home
+    from upwell.core.keys import ServerKey
+    from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page, UploadReader
     from upwell.model import Chunk, NewUpload, Principal
 
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
 _ROUNDS = 500  # looks at an upload that changes or is being completed elsewhere
-_HEAD = 8192  # bytes that tell what a content is
 _SEEMS_LOST = 5  # of those looks, when the bytes are not to be found
 _INSPECTED = 10_000  # tasks that are remembered as looked through
 _NAMED = 20  # missing chunks that a message names; ``meta`` has them all
@@ -66,40 +73,31 @@ class Status:
     missing: list[int]
 
 
-@dataclass(frozen=True, slots=True)
-class Home:
-    """A pool and the store its bytes live in."""
-
-    pool: Pool
-    store: BlobStore
-
-
-def new_id() -> str:
-    """An unguessable id of 32 characters."""
-    return secrets.token_hex(16)
-
-
 class Uploads:
-    """The verbs. ``idle`` is how long a task lives without a chunk; ``sniff`` tells a content's
-    type by its first bytes, where the declared one says nothing."""
+    """The verbs."""
 
     def __init__(
         self,
         catalog: Catalog,
         homes: Mapping[str, Home],
         clock: Clock,
+        key: ServerKey,
         *,
-        idle: timedelta = timedelta(days=7),
-        hash_threads: int = 4,
-        sniff: Callable[[bytes], str | None] = lambda _: None,
+        limits: Limits | None = None,
+        senses: Senses | None = None,
     ) -> None:
         self._catalog = catalog
         self._homes = homes
         self._clock = clock
-        self._idle = idle
-        self._sniff = sniff
+        self._key = key.derive("file keys")
+        limits, self._senses = limits or Limits(), senses or Senses()
+        self._idle = limits.idle
+        self._creating = Creating(
+            catalog, homes, clock, self._key, limits=limits, senses=self._senses
+        )
+        self._budget = Budget()
         self._inspected: dict[str, int] = {}  # task → revision whose bytes were looked through
-        self._followers = hashing.Followers(catalog, self._store_of, hash_threads)
+        self._followers = hashing.Followers(catalog, self._open_reader, limits.hash_threads)
 
     def close(self) -> None:
         self._followers.close()
@@ -108,103 +106,11 @@ class Uploads:
 
     def create(self, principal: Principal, new: NewUpload) -> UploadTask | CloudFile:
         """A task to send chunks to, or the file when the account already holds the content."""
-        home = self._admit(principal, new)
-        existing = self._existing(principal, new, home.pool)
-        if existing:
-            return existing
-        size = policy.fit_chunk_size(new.file_size, new.chunk_size, home.store.limits)
-        draft = self._draft(principal, new, home.pool, Layout("", new.file_size, size))
-        return self._resumable(draft) or self._reserve(draft, home.store)
-
-    def _admit(self, principal: Principal, new: NewUpload) -> Home:
-        policy.require(principal, Scope.WRITE)
-        home = self._homes.get(new.pool_id or DEFAULT_POOL_ID)
-        if home is None:
-            raise PoolNotFound("There is no such pool; leave pool_id out for the default one.")
-        if new.bundle_id is not None:
-            raise BundleNotFound("There is no such bundle of yours; leave bundle_id out.")
-        policy.accept(new, home.pool.policy, self._clock())
-        return home
-
-    def _existing(self, principal: Principal, new: NewUpload, pool: Pool) -> CloudFile | None:
-        """A file of the account's with this content, for this destination."""
-        if new.digest is None:
-            return None
-        now = self._clock()
-        account = principal.account.id
-        files = self._catalog.duplicates(account, new.digest, new.file_size, now)
-        for file in files:
-            if _same_destination(file, new, pool):
-                return file
-        for file in files:
-            shared = self._file(account, new, pool, file.blob, new.digest)
-            if self._catalog.share_blob(shared):
-                return shared
-        return None
-
-    def _draft(
-        self, principal: Principal, new: NewUpload, pool: Pool, layout: Layout
-    ) -> UploadTask:
-        now = self._clock()
-        return UploadTask(
-            id=new_id(),
-            account_id=principal.account.id,
-            pool_id=pool.id,
-            bundle_id=new.bundle_id,
-            file_name=new.file_name,
-            content_type=new.content_type,
-            digest=new.digest,
-            expired_at=new.expired_at,
-            layout=layout,
-            status=TaskStatus.IN_PROGRESS,
-            created_at=now,
-            updated_at=now,
-            expires_at=now + self._idle,
-        )
-
-    def _resumable(self, draft: UploadTask) -> UploadTask | None:
-        """The task in progress for the same content and destination; the newest ask's type
-        and expiry count, and asking is use."""
-        identity = draft.identity()
-        if identity is None:
-            return None
-        if self._catalog.task_by_identity(draft.account_id, identity, draft.created_at) is None:
-            return None
-        return self._catalog.resume_task(draft)
-
-    def _reserve(self, draft: UploadTask, store: BlobStore) -> UploadTask:
-        key = store.reserve(draft.layout.size)
-        try:
-            task = self._catalog.add_task(replace(draft, layout=replace(draft.layout, key=key)))
-        except UpwellError:
-            store.delete(key)  # of any other failure the outcome is not known: the sweeper looks
-            raise
-        if task.layout.key != key:
-            store.delete(key)  # another create of the same upload came first
-        return task
-
-    # direct
+        return self._creating.create(principal, new)
 
     def store_direct(self, principal: Principal, new: NewUpload, data: bytes) -> CloudFile:
         """A small file in one go."""
-        home = self._admit(principal, new)
-        _check_size(len(data), new.file_size)
-        digests = hashing.digests_of(data, new.digest)
-        _check_digest(new.digest, digests)
-        existing = self._existing(principal, new, home.pool)
-        if existing:
-            return existing
-        key = home.store.put(data)
-        blob = Blob(new_id(), home.pool.id, key, len(data), digests, self._clock())
-        declared = new.digest or Digest("sha256", digests["sha256"])
-        new = replace(new, content_type=self._type_of(new.content_type, data[:_HEAD]))
-        file = self._file(principal.account.id, new, home.pool, blob, declared)
-        try:
-            self._catalog.add_file(blob, file)
-        except UpwellError:
-            home.store.delete(key)
-            raise
-        return file
+        return self._creating.store_direct(principal, new, data)
 
     # receive
 
@@ -229,10 +135,41 @@ class Uploads:
             known = ", ".join(CHECKSUMS)
             raise ChecksumUnsupported(f"Upload-Checksum takes one of {known}.")
         try:
-            slot = self._store_of(task.pool_id).slot(task.layout, index)
+            slot = self._slot(task, index)
         except FileNotFoundError:
             raise task_not_found() from None
         return ChunkWriter(self, task, index, slot, checksum)
+
+    def _slot(self, task: UploadTask, index: int) -> ChunkSlot:
+        store, sealed = self._store_of(task.pool_id), self._sealed(task)
+        if sealed is None:
+            return store.slot(task.layout, index)
+        slot = store.slot(sealed.stored, index)
+        if task.layout.size == 0:
+            return slot
+        return SealedSlot(
+            slot,
+            sealed,
+            index,
+            budget=self._budget,
+            intend=lambda fingerprint: self._catalog.intend_chunk(task.id, index, fingerprint),
+            acknowledged=lambda: self.acknowledged(task, index),
+        )
+
+    def _sealed(self, task: UploadTask) -> SealedUpload | None:
+        """How an open upload is sealed; None when it is not encrypted."""
+        if task.seal is None:
+            return None
+        seal = task.seal
+        sealing = Sealing.unwrap(seal.wrapped_key, self._key, task.id, seal.head)
+        return SealedUpload(sealing, task.layout)
+
+    def _open_reader(self, task: UploadTask) -> UploadReader:
+        """Reads what was sent, however it is stored."""
+        store, sealed = self._store_of(task.pool_id), self._sealed(task)
+        if sealed is None:
+            return store.reader(task.layout)
+        return SealedUploadReader(store.reader(sealed.stored), sealed)
 
     def _open_task(self, principal: Principal, task_id: str) -> UploadTask:
         task = self._task(principal, task_id)
@@ -260,6 +197,8 @@ class Uploads:
     def record(self, task: UploadTask, chunk: Chunk, before: Chunk | None) -> None:
         """Acknowledge a durable chunk (I1, I2), and let the digest follow."""
         now = self._clock()
+        if task.seal:
+            chunk = replace(chunk, size=task.layout.length(chunk.index))  # what was sent of it
         after = self._catalog.record_chunk(task.id, chunk, now, now + self._idle)
         replaced = before is not None and before.etag != chunk.etag
         follower = self._followers.note(after, chunk, replaced=replaced)
@@ -324,7 +263,7 @@ class Uploads:
         task, file = verifying.task, None
         try:
             digests = verifying.digests.result(timeout=0)
-            _check_digest(task.digest, digests)
+            check_digest(task.digest, digests)
             file = self._publish(task, digests)
         except HashMismatch:
             self._forget_damaged(task)
@@ -332,6 +271,9 @@ class Uploads:
         except FileNotFoundError:  # completed or cancelled meanwhile, or lost
             if verifying.rounds == _SEEMS_LOST:
                 self._forget_damaged(task)
+        except OSError:  # bytes that cannot be read, or do not open
+            self._forget_damaged(task)
+            raise
         except (TaskClosed, CancelledError):
             pass  # completed, cancelled or changed meanwhile
         return file or self._look_again(principal, verifying)
@@ -346,7 +288,7 @@ class Uploads:
             return
         store = self._store_of(task.pool_id)
         chunks = self._catalog.chunks(task.id).all()
-        damaged = [chunk for chunk in chunks if not store.check_chunk(task.layout, chunk)]
+        damaged = [chunk for chunk in chunks if not is_whole(store, task, chunk)]
         for chunk in damaged:
             self._catalog.forget_chunk(task.id, chunk.index, self._clock())
         if damaged:
@@ -366,29 +308,48 @@ class Uploads:
 
     def _publish(self, task: UploadTask, digests: dict[str, str]) -> CloudFile | None:
         """The file; None when another request is completing this upload right now."""
-        store = self._store_of(task.pool_id)
-        with store.exclusive(task.layout, "complete") as free:
+        store, layout = self._store_of(task.pool_id), stored_layout_of(task)
+        with store.exclusive(layout, "complete") as free:
             if not free:
                 return None
             current = self._catalog.task(task.account_id, task.id, self._clock())
             if current is None or not _unchanged(task, current):
                 return None
-            store.publish(task.layout, self._catalog.chunks(task.id))
-            blob = Blob(
-                id=new_id(),
-                pool_id=task.pool_id,
-                key=task.layout.key,
-                size=task.layout.size,
-                digests=digests,
-                created_at=self._clock(),
-            )
-            with closing(store.open(blob.key)) as reader:
-                kind = self._type_of(current.content_type, reader.read_at(0, _HEAD))
-            file = self._file_of(replace(current, content_type=kind), blob)
-            file = self._catalog.complete(task.id, task.revision, blob, file)
+            store.publish(layout, self._catalog.chunks(task.id))
+            file = self._file_of(current, self._blob_of(current, digests))
+            jobs = self._senses.jobs_for(file, self._homes[file.pool_id].pool.policy)
+            file = self._catalog.complete(task.id, task.revision, file.blob, file, jobs)
             store.unstage(task.layout.key)
         self._followers.forget(task.id)
         return file
+
+    def _blob_of(self, task: UploadTask, digests: dict[str, str]) -> Blob:
+        return Blob(
+            id=new_id(),
+            pool_id=task.pool_id,
+            key=task.layout.key,
+            size=task.layout.size,
+            digests=digests,
+            created_at=self._clock(),
+            sealed=self._how_sealed(task),
+        )
+
+    def _how_sealed(self, task: UploadTask) -> Sealed | None:
+        if task.seal is None:
+            return None
+        head = len(task.seal.head)
+        if task.layout.size == 0:
+            return sealed_of(self._store_of(task.pool_id), task.layout, head)
+        check = fold(self._catalog.fingerprints(task.id))
+        return Sealed(head, task.layout.chunk_size, check)
+
+    def _kind_of(self, task: UploadTask) -> str:
+        """The type of a published upload's content."""
+        if task.content_type != GENERIC_TYPE:
+            return task.content_type
+        reader, sealed = self._store_of(task.pool_id).open(task.layout.key), self._sealed(task)
+        with closing(SealedReader(reader, sealed.sealing) if sealed else reader) as content:
+            return self._senses.type_of(GENERIC_TYPE, content.read_at(0, HEAD))
 
     def _completed(self, principal: Principal, task: UploadTask) -> CloudFile:
         file = self._catalog.file_of_task(principal.account.id, task.id, self._clock())
@@ -413,29 +374,10 @@ class Uploads:
     # helpers
 
     def _store_of(self, pool_id: str) -> BlobStore:
-        return self._homes[pool_id].store
-
-    def _type_of(self, declared: str, head: bytes) -> str:
-        """What was declared, however odd; what the bytes tell when that says nothing."""
-        return declared if declared != GENERIC_TYPE else self._sniff(head) or GENERIC_TYPE
-
-    def _file(
-        self, account_id: str, new: NewUpload, pool: Pool, blob: Blob, digest: Digest
-    ) -> CloudFile:
-        now = self._clock()
-        return CloudFile(
-            id=new_id(),
-            account_id=account_id,
-            pool_id=pool.id,
-            bundle_id=new.bundle_id,
-            blob=blob,
-            name=new.file_name,
-            mime_type=new.content_type,
-            digest=digest,
-            expired_at=new.expired_at,
-            created_at=now,
-            updated_at=now,
-        )
+        home = self._homes.get(pool_id)
+        if home is None:  # it was removed at the instant in which the upload was created
+            raise pool_not_found()
+        return home.store
 
     def _file_of(self, task: UploadTask, blob: Blob) -> CloudFile:
         now = self._clock()
@@ -446,12 +388,31 @@ class Uploads:
             bundle_id=task.bundle_id,
             blob=blob,
             name=task.file_name,
-            mime_type=task.content_type,
+            mime_type=self._kind_of(task),
             digest=task.digest or Digest("sha256", blob.digests["sha256"]),
             expired_at=task.expired_at,
             created_at=now,
             updated_at=now,
         )
+
+
+def stored_layout_of(task: UploadTask) -> Layout:
+    """How an upload's chunks lie in its store."""
+    return stored_layout(task.layout, len(task.seal.head)) if task.seal else task.layout
+
+
+def is_whole(store: BlobStore, task: UploadTask, chunk: Chunk) -> bool:
+    """Whether the stored bytes of an acknowledged chunk are its own, and can be read. Raises
+    FileNotFoundError when the upload is gone; see ``check_chunk``."""
+    layout = stored_layout_of(task)
+    if task.seal and 0 <= chunk.index < layout.count:
+        chunk = replace(chunk, size=layout.length(chunk.index))
+    try:
+        return store.check_chunk(layout, chunk)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,36 +426,6 @@ class Verifying:
 
 def _unchanged(before: UploadTask, now: UploadTask) -> bool:
     return (now.status, now.revision) == (before.status, before.revision)
-
-
-def _same_destination(file: CloudFile, new: NewUpload, pool: Pool) -> bool:
-    return (file.name, file.pool_id, file.bundle_id, file.expired_at) == (
-        new.file_name,
-        pool.id,
-        new.bundle_id,
-        new.expired_at,
-    )
-
-
-def _check_size(received: int, declared: int) -> None:
-    if received != declared:
-        raise HashMismatch(
-            f"The file has {received} bytes, not the declared {declared}; check file_size.",
-            meta={"expected_size": declared, "size": received},
-        )
-
-
-def _check_digest(declared: Digest | None, digests: dict[str, str]) -> None:
-    if declared is None or digests[declared.algorithm] == declared.hex:
-        return
-    raise HashMismatch(
-        "The received bytes do not have the declared hash. Send the chunks that differ again, "
-        "or all of them, and complete again; nothing that was uploaded is lost.",
-        meta={
-            "expected": str(declared),
-            "actual": f"{declared.algorithm}:{digests[declared.algorithm]}",
-        },
-    )
 
 
 def _chunks_missing(status: Status) -> ChunksMissing:

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from upwell.core.accounts import Accounts
+    from upwell.core.bundles import Bundles
+    from upwell.core.events import Events
     from upwell.core.files import Files
+    from upwell.core.links import Links
+    from upwell.core.pools import Pools
     from upwell.core.uploads import Uploads
-    from upwell.model import Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,5 +24,8 @@ class Verbs:
     accounts: Accounts
     uploads: Uploads
     files: Files
-    pools: Mapping[str, Pool]
+    pools: Pools
+    bundles: Bundles
+    links: Links
+    events: Events
     check: Callable[[], None]

@@ -7,22 +7,22 @@ the client sends it again; files that are damaged are named, and dropped only wh
 
 from __future__ import annotations
 
-import hashlib
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from upwell.errors import AccountExists
-from upwell.model import Garbage
+from upwell.core.blobs import problem_of, stored_size
+from upwell.core.uploads import is_whole, stored_layout_of
+from upwell.errors import AccountExists, PoolExists, SlugTaken
+from upwell.model import Allowance, Garbage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog, Clock, Noted
-    from upwell.core.uploads import Home
-    from upwell.model import Blob, CloudFile, UploadTask
+    from upwell.model import Blob, Bundle, CloudFile, UploadTask
 
-_READ_SIZE = 1 << 20
 _EVERYTHING = 2**31
 
 
@@ -46,6 +46,7 @@ class Recovered:
     chunks_forgotten: int = 0
     blobs: int = 0
     files_restored: int = 0
+    figures_mended: int = 0
     damaged: list[DamagedFile] = field(default_factory=list)
     dropped: list[DamagedFile] = field(default_factory=list)
     pools_unknown: set[str] = field(default_factory=set)
@@ -74,7 +75,7 @@ class Recovery:
     def size(self) -> int:
         """Bytes that ``check`` is going to read."""
         uploads = sum(task.received_bytes for task in self._catalog.open_tasks())
-        return uploads + sum(blob.size for blob in self._catalog.blobs())
+        return uploads + sum(stored_size(blob) for blob in self._catalog.blobs())
 
     def replay(self, journal: Iterable[Noted]) -> None:
         """Bring back what the journal names and the catalog lacks."""
@@ -93,6 +94,7 @@ class Recovery:
         damaged files."""
         for task in self._catalog.open_tasks():
             self._check_task(task)
+        self._found.figures_mended = self._catalog.repair_usage()
         names = {account.id: account.name for account in self._catalog.accounts()}
         for blob in self._catalog.blobs():
             problem = self._problem(blob)
@@ -113,6 +115,22 @@ class Recovery:
                 self._catalog.add_token(noted.token)
         elif noted.revoked and noted.account_id:
             self._catalog.revoke_token(noted.account_id, noted.revoked, self._clock())
+        elif noted.pool:
+            with suppress(PoolExists):
+                if self._catalog.pool(noted.pool.id) is None:
+                    self._catalog.add_pool(noted.pool)
+        elif noted.bundle:
+            self._replay_bundle(noted.bundle)
+        elif noted.removed and noted.account_id:
+            self._catalog.delete_bundle(noted.removed, noted.account_id, self._clock())
+
+    def _replay_bundle(self, bundle: Bundle) -> None:
+        now = self._clock()
+        live = bundle.expired_at is None or bundle.expired_at > now
+        there = self._catalog.bundle(bundle.id, bundle.account_id, now)
+        if live and there is None and self._knows(bundle.account_id):
+            with suppress(SlugTaken):
+                self._catalog.add_bundle(bundle)
 
     def _knows(self, account_id: str) -> bool:
         return any(account.id == account_id for account in self._catalog.accounts())
@@ -131,16 +149,23 @@ class Recovery:
                 self._found.files_restored += 1
 
     def _lacks(self, file: CloudFile) -> bool:
-        now = self._clock()
-        live = file.expired_at is None or file.expired_at > now
-        there = self._catalog.file(file.id, now, file.account_id)
-        return live and there is None and self._knows(file.account_id)
+        """Whether the catalog does not know of a file, or not of where its bytes are now."""
+        live = file.expired_at is None or file.expired_at > self._clock()
+        there = self._catalog.any_file(file.id)
+        known = there is not None and _where(there) == _where(file)
+        return live and not known and self._knows(file.account_id)
 
     def _restore(self, file: CloudFile, task: UploadTask | None) -> None:
-        if task:
+        there = self._catalog.any_file(file.id)
+        if there and there.blob.pool_id == file.blob.pool_id:
+            self._catalog.rekey_blob(there.blob.id, file.blob.key, self._clock())
+        elif there:
+            now, account = self._clock(), file.account_id
+            self._catalog.move_file(file.id, account, file.blob, now, Allowance())
+        elif task:
             self._catalog.complete(task.id, task.revision, file.blob, file)
         elif not self._catalog.share_blob(file):
-            self._catalog.add_file(file.blob, file)
+            self._catalog.add_file(file.blob, file, Allowance())
 
     # uploads in progress
 
@@ -150,7 +175,7 @@ class Recovery:
             return
         self._found.uploads += 1
         try:
-            store.reader(task.layout).close()
+            store.reader(stored_layout_of(task)).close()
             self._check_chunks(store, task)
         except FileNotFoundError:
             closed = self._catalog.cancel(task.account_id, task.id, self._clock())
@@ -159,13 +184,7 @@ class Recovery:
     def _check_chunks(self, store: BlobStore, task: UploadTask) -> None:
         for chunk in self._catalog.chunks(task.id).all():
             self._found.chunks += 1
-            try:
-                whole = store.check_chunk(task.layout, chunk)
-            except FileNotFoundError:
-                raise
-            except OSError:  # the disk cannot read it
-                whole = False
-            if not whole:
+            if not is_whole(store, task, chunk):
                 self._catalog.forget_chunk(task.id, chunk.index, self._clock())
                 self._found.chunks_forgotten += 1
             self._advance(chunk.size)
@@ -182,13 +201,8 @@ class Recovery:
         """What is wrong with a blob's bytes, or None."""
         store = self._store(blob.pool_id)
         if store is None:
-            return "its pool is not in the settings"
-        try:
-            return _compared(store, blob, advance)
-        except FileNotFoundError:
-            return "missing"
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
+            return "its pool is not known"
+        return problem_of(store, blob, advance)
 
     def _damaged(self, blob: Blob, problem: str, names: Mapping[str, str], *, drop: bool) -> None:
         now = self._clock()
@@ -207,20 +221,9 @@ class Recovery:
         return home.store if home else None
 
 
+def _where(file: CloudFile) -> tuple[str, str]:
+    return file.blob.pool_id, file.blob.key
+
+
 def _bytes_of(task: UploadTask) -> Garbage:
     return Garbage(task.pool_id, task.layout.key)
-
-
-def _compared(store: BlobStore, blob: Blob, advance: Callable[[int], None]) -> str | None:
-    with closing(store.open(blob.key)) as reader:
-        if reader.size != blob.size:
-            return f"{reader.size} bytes instead of {blob.size}"
-        digests = {name: hashlib.new(name, usedforsecurity=False) for name in blob.digests}
-        offset = 0
-        while data := reader.read_at(offset, _READ_SIZE):
-            for digest in digests.values():
-                digest.update(data)
-            offset += len(data)
-            advance(len(data))
-    same = all(digest.hexdigest() == blob.digests[name] for name, digest in digests.items())
-    return None if same else "other bytes than were uploaded"

@@ -19,9 +19,10 @@ from upwell.model import Garbage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from datetime import datetime
 
+    from upwell.core.homes import Home
     from upwell.core.ports import Catalog, Clock
-    from upwell.core.uploads import Home
 
 INTERVAL = timedelta(minutes=1)
 GRACE = timedelta(hours=1)  # bytes without a row may belong to a request under way
@@ -36,8 +37,20 @@ class Swept:
 
     tasks_expired: int = 0
     files_expired: int = 0
+    files_purged: int = 0
+    bundles_expired: int = 0
     freed: int = 0
     strays: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long what has ended is kept: files in the recycle bin, events and ended jobs, ended
+    uploads."""
+
+    recycled: timedelta = timedelta(days=30)
+    events: timedelta = timedelta(days=7)
+    tasks: timedelta = timedelta(days=30)
 
 
 class Sweeper:
@@ -48,6 +61,7 @@ class Sweeper:
         clock: Clock,
         *,
         interval: timedelta = INTERVAL,
+        retention: Retention | None = None,
         upkeep: Callable[[], object] | None = None,
     ) -> None:
         """``upkeep`` is called at the start and after every sweep, in every process."""
@@ -56,6 +70,7 @@ class Sweeper:
         self._homes = homes
         self._clock = clock
         self._interval = interval
+        self._retention = retention or Retention()
         self._holder = secrets.token_hex(8)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -101,8 +116,25 @@ class Sweeper:
         now = self._clock()
         tasks = self._catalog.expire_tasks(now)
         files = self._catalog.expire_files(now)
+        purged = self._catalog.purge_recycled(now - self._retention.recycled)
+        bundles = self._catalog.expire_bundles(now)
+        self._forget(now)
         strays = sum(self._drop_strays(pool_id) for pool_id in self._homes)
-        return Swept(tasks, files, self._free(), strays)
+        return Swept(tasks, files, purged, bundles, self._free(), strays)
+
+    def _forget(self, now: datetime) -> None:
+        """Remove rows that nobody asks for any more, a bounded number at a time."""
+        catalog, keep = self._catalog, self._retention
+        steps: list[Callable[[], int]] = [
+            lambda: catalog.expire_links(now),
+            lambda: catalog.expire_guesses(now),
+            lambda: catalog.forget_events(now - keep.events),
+            lambda: catalog.forget_jobs(now - keep.events),
+            lambda: catalog.forget_tasks(now - keep.tasks),
+        ]
+        for step in steps:
+            while step():
+                pass
 
     def _free(self) -> int:
         """Remove what is marked as garbage; what cannot be removed does not hold up the rest."""

@@ -1,0 +1,340 @@
+"""create and direct: an upload admitted, resumed, or stored in one go.
+
+Everything that may be against it is looked at before the first side effect (I5).
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from upwell.core import hashing, policy
+from upwell.core.homes import pool_not_found
+from upwell.core.keys import new_id
+from upwell.core.sealed import fold_of
+from upwell.core.sealing import (
+    Sealing,
+    align_chunk_size,
+    resume_check,
+    seal_whole,
+    stored_layout,
+)
+from upwell.errors import BundleNotFound, HashMismatch, UpwellError
+from upwell.model import (
+    DEFAULT_POOL_ID,
+    GENERIC_TYPE,
+    Blob,
+    CloudFile,
+    Digest,
+    JobKind,
+    Layout,
+    NewJob,
+    Scope,
+    Seal,
+    Sealed,
+    TaskStatus,
+    UploadTask,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from upwell.core.homes import Home
+    from upwell.core.ports import BlobStore, Catalog, Clock
+    from upwell.model import Allowance, NewUpload, Policy, Principal
+
+HEAD = 8192  # bytes that tell what a content is
+_SEALED_CHUNK = 32 << 20  # bytes of an encrypted chunk: it is sealed in memory
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where an upload goes: its pool's home, how long the file lives there, and how much may be
+    held there."""
+
+    home: Home
+    expired_at: datetime | None
+    allowance: Allowance
+
+    @property
+    def pool_id(self) -> str:
+        return self.home.pool.id
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is the server's to set. ``idle``: how long a task lives without a chunk;
+    ``account_quota``: bytes for an account that has no quota of its own."""
+
+    idle: timedelta = timedelta(days=7)
+    account_quota: int | None = None
+    hash_threads: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Senses:
+    """``sniff`` tells a content's type by its first bytes, where the declared one says nothing;
+    ``examines`` tells of which types there are facts and previews to be made."""
+
+    sniff: Callable[[bytes], str | None] = lambda _: None
+    examines: Callable[[str], bool] = lambda _: False
+
+    def type_of(self, declared: str, head: bytes) -> str:
+        """What was declared, however odd; what the bytes tell when that says nothing."""
+        return declared if declared != GENERIC_TYPE else self.sniff(head) or GENERIC_TYPE
+
+    def jobs_for(self, file: CloudFile, rules: Policy) -> list[NewJob]:
+        """What is to be made of a file after it is stored."""
+        nothing = rules.no_metadata and rules.no_optimization
+        if nothing or file.encrypted or not self.examines(file.mime_type):
+            return []
+        return [NewJob(JobKind.PREVIEW, file.id)]
+
+
+class Creating:
+    def __init__(
+        self,
+        catalog: Catalog,
+        homes: Mapping[str, Home],
+        clock: Clock,
+        key: bytes,
+        *,
+        limits: Limits,
+        senses: Senses,
+    ) -> None:
+        """``key`` wraps the file keys of encrypted uploads."""
+        self._catalog = catalog
+        self._homes = homes
+        self._clock = clock
+        self._key = key
+        self._limits = limits
+        self._senses = senses
+
+    def create(self, principal: Principal, new: NewUpload) -> UploadTask | CloudFile:
+        """A task to send chunks to, or the file when the account already holds the content."""
+        there = self._admit(principal, new)
+        existing = self._existing(principal, new, there)
+        if existing:
+            return existing
+        draft = self._draft(principal, new, there)
+        return self._resumable(draft) or self._reserve(principal, draft, there, new.password)
+
+    def _admit(self, principal: Principal, new: NewUpload) -> Destination:
+        """Everything that may be against it, before anything is done (I5)."""
+        policy.require(principal, Scope.WRITE)
+        home = self._homes.get(new.pool_id or DEFAULT_POOL_ID)
+        if home is None or not policy.may_use(principal, home.pool):
+            raise pool_not_found()
+        now, bundle = self._clock(), None
+        if new.bundle_id is not None:
+            bundle = self._catalog.bundle(new.bundle_id, principal.account.id, now)
+            if bundle is None:
+                raise BundleNotFound("There is no such bundle of yours; leave bundle_id out.")
+        rules = home.pool.policy
+        policy.accept(new, rules, now)
+        expires = policy.lives_until(
+            new.expired_at, rules, bundle.expired_at if bundle else None, now
+        )
+        allowance = policy.allowance(principal, home.pool, self._limits.account_quota)
+        return Destination(home, expires, allowance)
+
+    def _existing(
+        self, principal: Principal, new: NewUpload, there: Destination
+    ) -> CloudFile | None:
+        """A file of the account's with this content, for this destination; never when it is
+        to be encrypted."""
+        if new.digest is None or new.password is not None:
+            return None
+        now = self._clock()
+        account = principal.account.id
+        files = self._catalog.duplicates(account, new.digest, new.file_size, now)
+        for file in files:
+            if _same_destination(file, new, there):
+                return file
+        for file in files:
+            shared = self._file(account, new, there, file.blob, new.digest)
+            if self._catalog.share_blob(shared):
+                return shared
+        return None
+
+    def _draft(self, principal: Principal, new: NewUpload, there: Destination) -> UploadTask:
+        now = self._clock()
+        limits = there.home.store.limits
+        size = policy.fit_chunk_size(new.file_size, new.chunk_size, limits)
+        if new.password is not None:
+            size = align_chunk_size(
+                policy.fit_chunk_size(new.file_size, min(size, _SEALED_CHUNK), limits)
+            )
+        draft = UploadTask(
+            id=new_id(),
+            account_id=principal.account.id,
+            pool_id=there.pool_id,
+            bundle_id=new.bundle_id,
+            file_name=new.file_name,
+            content_type=new.content_type,
+            digest=new.digest,
+            expired_at=there.expired_at,
+            layout=Layout("", new.file_size, size),
+            status=TaskStatus.IN_PROGRESS,
+            created_at=now,
+            updated_at=now,
+            expires_at=now + self._limits.idle,
+        )
+        if new.password is None:
+            return draft
+        return replace(draft, seal=Seal(b"", b"", self._password_check(draft, new.password)))
+
+    def _password_check(self, draft: UploadTask, password: str) -> str:
+        """What makes a create with this password the same upload as an earlier one."""
+        if draft.digest is None:
+            return ""
+        return resume_check(password, self._key, f"{draft.account_id} {draft.digest}")
+
+    def _resumable(self, draft: UploadTask) -> UploadTask | None:
+        """The task in progress for the same content and destination; the newest ask's type
+        and expiry count, and asking is use."""
+        identity = draft.identity()
+        if identity is None:
+            return None
+        if self._catalog.task_by_identity(draft.account_id, identity, draft.created_at) is None:
+            return None
+        return self._catalog.resume_task(draft)
+
+    def _reserve(
+        self, principal: Principal, draft: UploadTask, there: Destination, password: str | None
+    ) -> UploadTask:
+        self._require_room(principal, there, draft.layout.size)
+        store, key = there.home.store, ""
+        if password is None or draft.seal is None:
+            key = store.reserve(draft.layout.size)
+        else:
+            sealing = Sealing.new(password)
+            wrapped = sealing.wrap(self._key, draft.id)
+            draft = replace(
+                draft, seal=replace(draft.seal, head=sealing.header, wrapped_key=wrapped)
+            )
+            key = _reserve_sealed(store, draft.layout, sealing)
+        try:
+            draft = replace(draft, layout=replace(draft.layout, key=key))
+            task = self._catalog.add_task(draft, there.allowance)
+        except UpwellError:
+            store.delete(key)  # of any other failure the outcome is not known: the sweeper looks
+            raise
+        if task.layout.key != key:
+            store.delete(key)  # another create of the same upload came first
+        return task
+
+    def _require_room(self, principal: Principal, there: Destination, size: int) -> None:
+        allowance = there.allowance
+        if allowance.pool is None and allowance.account is None:
+            return
+        pool = self._catalog.pool_usage(there.pool_id)
+        account = self._catalog.usage(principal.account.id).values()
+        policy.fit(size, allowance, pool, account)
+
+    # direct
+
+    def store_direct(self, principal: Principal, new: NewUpload, data: bytes) -> CloudFile:
+        """A small file in one go."""
+        there = self._admit(principal, new)
+        _check_size(len(data), new.file_size)
+        digests = hashing.digests_of(data, new.digest)
+        check_digest(new.digest, digests)
+        existing = self._existing(principal, new, there)
+        if existing:
+            return existing
+        self._require_room(principal, there, len(data))
+        blob = self._put(there, data, new.password, digests)
+        declared = new.digest or Digest("sha256", digests["sha256"])
+        new = replace(new, content_type=self._senses.type_of(new.content_type, data[:HEAD]))
+        file = self._file(principal.account.id, new, there, blob, declared)
+        try:
+            self._catalog.add_file(
+                blob, file, there.allowance, self._senses.jobs_for(file, there.home.pool.policy)
+            )
+        except UpwellError:
+            there.home.store.delete(blob.key)
+            raise
+        return file
+
+    def _put(
+        self, there: Destination, data: bytes, password: str | None, digests: dict[str, str]
+    ) -> Blob:
+        store, sealed = there.home.store, None
+        if password is None:
+            key = store.put(data)
+        else:
+            sealing = Sealing.new(password)
+            key = store.put(bytes(seal_whole(sealing, data)))
+            size = align_chunk_size(max(1, len(data)))
+            sealed = sealed_of(store, Layout(key, len(data), size), len(sealing.header))
+        return Blob(new_id(), there.pool_id, key, len(data), digests, self._clock(), sealed=sealed)
+
+    def _file(
+        self,
+        account_id: str,
+        new: NewUpload,
+        there: Destination,
+        blob: Blob,
+        digest: Digest,
+    ) -> CloudFile:
+        now = self._clock()
+        return CloudFile(
+            id=new_id(),
+            account_id=account_id,
+            pool_id=there.pool_id,
+            bundle_id=new.bundle_id,
+            blob=blob,
+            name=new.file_name,
+            mime_type=new.content_type,
+            digest=digest,
+            expired_at=there.expired_at,
+            created_at=now,
+            updated_at=now,
+        )
+
+
+def sealed_of(store: BlobStore, layout: Layout, head: int) -> Sealed:
+    """How an encrypted content lies that was stored whole."""
+    with closing(store.open(layout.key)) as reader:
+        check = fold_of(reader, stored_layout(layout, head))
+    return Sealed(head, layout.chunk_size, check)
+
+
+def _reserve_sealed(store: BlobStore, layout: Layout, sealing: Sealing) -> str:
+    if layout.size == 0:  # no chunk is going to bring what an empty age file consists of
+        return store.put(bytes(seal_whole(sealing, b"")))
+    return store.reserve(stored_layout(layout, len(sealing.header)).size)
+
+
+def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bool:
+    return (file.name, file.pool_id, file.bundle_id, file.expired_at) == (
+        new.file_name,
+        there.pool_id,
+        new.bundle_id,
+        there.expired_at,
+    )
+
+
+def _check_size(received: int, declared: int) -> None:
+    if received != declared:
+        raise HashMismatch(
+            f"The file has {received} bytes, not the declared {declared}; check file_size.",
+            meta={"expected_size": declared, "size": received},
+        )
+
+
+def check_digest(declared: Digest | None, digests: dict[str, str]) -> None:
+    if declared is None or digests[declared.algorithm] == declared.hex:
+        return
+    raise HashMismatch(
+        "The received bytes do not have the declared hash. Send the chunks that differ again, "
+        "or all of them, and complete again; nothing that was uploaded is lost.",
+        meta={
+            "expected": str(declared),
+            "actual": f"{declared.algorithm}:{digests[declared.algorithm]}",
+        },
+    )

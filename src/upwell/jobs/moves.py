@@ -1,0 +1,156 @@
+"""Moves a file's bytes to another pool."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from upwell.core import blobs, policy
+from upwell.core.keys import new_id
+from upwell.errors import Refused, StorageFull, TooLarge, UpwellError
+from upwell.jobs.runner import JobFailed
+from upwell.model import Allowance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from upwell.core.homes import Home
+    from upwell.core.ports import Catalog, Clock
+    from upwell.jobs.runner import Lease
+    from upwell.model import Blob, CloudFile, Policy
+
+DELAYS = tuple(timedelta(minutes=m) for m in (1, 5, 30))
+_RENEW = 256 << 20  # bytes between two renewals of the lease
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """``account_quota`` is what an account may hold that has no quota of its own."""
+
+    catalog: Catalog
+    homes: Mapping[str, Home]
+    clock: Clock
+    account_quota: int | None = None
+
+    def do(self, lease: Lease) -> None:
+        """Copy, verify the copy, then change the row; the old bytes are let go with it."""
+        file = self.catalog.file(lease.job.subject, self.clock(), None)
+        if file is None:
+            raise JobFailed("the file is gone", for_good=True)
+        target = self.homes.get(lease.job.argument)
+        if target is None:
+            raise JobFailed("the pool is gone", for_good=True)
+        if not file.pool_id == file.blob.pool_id == target.pool.id:
+            self._move(file, target, _metered(lease))
+        self._shorten(file.id, file.account_id, target.pool.policy)
+
+    def _move(self, file: CloudFile, target: Home, advance: Callable[[int], None]) -> None:
+        try:
+            policy.accept_file(file, target.pool.policy)
+            self._require_room(file, target)
+            self._copy_and_record(file, target, advance)
+        except (Refused, TooLarge) as error:
+            raise JobFailed(error.message, for_good=True) from error
+        except StorageFull as error:
+            raise JobFailed(error.message) from error
+        except FileNotFoundError as error:
+            raise JobFailed("its bytes are gone") from error
+
+    def _require_room(self, file: CloudFile, target: Home) -> None:
+        """Bytes that other files share stay where they are: a copy is more for the account to
+        hold, which its quota must allow."""
+        if len(self.catalog.files_of_blob(file.blob.id)) < 2:
+            return
+        accounts = {account.id: account.quota for account in self.catalog.accounts()}
+        own = accounts.get(file.account_id)
+        quota = self.account_quota if own is None else own
+        held = self.catalog.usage(file.account_id).values()
+        pool = self.catalog.pool_usage(target.pool.id)
+        policy.fit(file.size, Allowance(target.pool.policy.quota, quota), pool, held)
+
+    def _copy_and_record(
+        self, file: CloudFile, target: Home, advance: Callable[[int], None]
+    ) -> None:
+        copied, moved = list[str](), None
+        allowance = Allowance(pool=target.pool.policy.quota)
+        try:
+            blob = self._copy(file.blob, target, advance, copied)
+        except BaseException:
+            _drop(copied, target)
+            raise
+        try:
+            now = self.clock()
+            moved = self.catalog.move_file(file.id, file.account_id, blob, now, allowance)
+        except UpwellError:
+            _drop(copied, target)  # of any other failure the outcome is not known: I2
+            raise
+        if moved is None:
+            _drop(copied, target)
+
+    def _shorten(self, file_id: str, account_id: str, rules: Policy) -> None:
+        """In its new pool, a file lives at most as long as a new one. Counted once: a move
+        that was done and is done again changes nothing."""
+        now = self.clock()
+        file = self.catalog.file(file_id, now, account_id)
+        if file is None:
+            return
+        until = policy.lives_until(file.expired_at, rules, None, now)
+        if until != file.expired_at:
+            self.catalog.update_file(
+                file_id, account_id, now, lambda found: replace(found, expired_at=until)
+            )
+
+    def _copy(
+        self,
+        blob: Blob,
+        target: Home,
+        advance: Callable[[int], None],
+        copied: list[str],
+    ) -> Blob:
+        """The blob that the copy is; ``copied`` is told of its keys. What the target's policy
+        does not want to be known of a content does not go along."""
+        source, rules = self.homes[blob.pool_id].store, target.pool.policy
+
+        def copy(key: str) -> str:
+            with closing(source.open(key)) as reader:
+                copied.append(blobs.copy(reader, target.store, advance))
+            return copied[-1]
+
+        def derived(key: str | None) -> str | None:
+            return None if key is None or rules.no_optimization else copy(key)
+
+        moved = replace(
+            blob,
+            id=new_id(),
+            pool_id=target.pool.id,
+            key=copy(blob.key),
+            facts={} if rules.no_metadata and blob.facts is not None else blob.facts,
+            thumbnail_key=derived(blob.thumbnail_key),
+            preview_key=derived(blob.preview_key),
+            created_at=self.clock(),
+        )
+        problem = blobs.problem_of(target.store, moved, advance)
+        if problem:
+            raise JobFailed(f"the copy is damaged ({problem}): run `upwell verify`")
+        return moved
+
+
+def _drop(keys: list[str], home: Home) -> None:
+    for key in keys:
+        home.store.delete(key)
+
+
+def _metered(lease: Lease) -> Callable[[int], None]:
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        lease.check()
+        done += count
+        if done >= _RENEW:
+            done = 0
+            lease.renew()
+
+    return advance
