@@ -58,7 +58,7 @@ MAY_USE: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
     "config": {"pydantic", "pydantic_settings"},
-    "core": {"cryptography"},
+    "core": {"cryptography", "xxhash"},
     "stores": {"xxhash", "aiobotocore", "botocore"},
     "catalog": {"sqlalchemy", "alembic", "psycopg", "psycopg_pool"},
     "jobs": {"structlog", "standardwebhooks", "httpcore2"},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import secrets
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -23,24 +25,37 @@ from upwell.catalog import (
 )
 from upwell.config import Settings
 from upwell.core.accounts import OWNER, Accounts
+from upwell.core.bundles import Bundles
+from upwell.core.creating import Limits, Senses
+from upwell.core.events import Events
 from upwell.core.files import Files
-from upwell.core.uploads import Home, Uploads
+from upwell.core.guesses import Guesses
+from upwell.core.homes import Homes
+from upwell.core.keys import SIZE, ServerKey
+from upwell.core.links import Links
+from upwell.core.pools import Pools, Registry
+from upwell.core.uploads import Uploads
 from upwell.core.verbs import Verbs
-from upwell.errors import UpwellError
+from upwell.errors import NotReady, UpwellError
+from upwell.jobs import deliveries, moves, previews
 from upwell.jobs.recover import Recovered, Recovery
-from upwell.jobs.sweep import Sweeper
+from upwell.jobs.runner import Runner, Work
+from upwell.jobs.sweep import Retention, Sweeper
+from upwell.jobs.verify import Verifier
+from upwell.media.examine import Examiner, wants
 from upwell.media.sniff import sniff
-from upwell.stores.local import LocalStore
+from upwell.model import DEFAULT_POOL_ID, JobKind
+from upwell.stores.local import LocalStore, sync_folder
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
-    from upwell.core.ports import Clock
+    from upwell.core.ports import Catalog, Clock
+    from upwell.model import Pool
 
 _log = structlog.get_logger("upwell")
 
@@ -76,14 +91,33 @@ class Core:
 
     settings: Settings
     catalog: FolderCatalog
-    homes: dict[str, Home]
-    accounts: Accounts
-    uploads: Uploads
-    files: Files
+    homes: Homes
+    verbs: Verbs
     sweeper: Sweeper
+    runner: Runner
+    examiner: Examiner
+
+    @property
+    def accounts(self) -> Accounts:
+        return self.verbs.accounts
+
+    @property
+    def uploads(self) -> Uploads:
+        return self.verbs.uploads
+
+    @property
+    def files(self) -> Files:
+        return self.verbs.files
+
+    def start(self) -> None:
+        """Begin to sweep and to do jobs, in threads."""
+        self.sweeper.start()
+        self.runner.start()
 
     def close(self) -> None:
         self.sweeper.stop()
+        self.examiner.close()
+        self.runner.stop()
         self.uploads.close()
         try:
             self.catalog.renew_snapshot()
@@ -92,21 +126,6 @@ class Core:
         finally:
             self.catalog.close()
 
-    def check(self) -> None:
-        """Raises when catalog or stores cannot be used."""
-        self.catalog.check()
-        for home in self.homes.values():
-            home.store.check()
-
-    def verbs(self) -> Verbs:
-        return Verbs(
-            accounts=self.accounts,
-            uploads=self.uploads,
-            files=self.files,
-            pools={pool_id: home.pool for pool_id, home in self.homes.items()},
-            check=self.check,
-        )
-
 
 def open_catalog(settings: Settings) -> FolderCatalog:
     """The catalog of the data folder, made or migrated when needed."""
@@ -114,40 +133,138 @@ def open_catalog(settings: Settings) -> FolderCatalog:
     return FolderCatalog.open_folder(settings.data)
 
 
-def open_homes(settings: Settings) -> dict[str, Home]:
-    """Every pool with its store, by the pool's id."""
-    return {
-        str(each.id): Home(each.pool(), LocalStore(each.path, min_free=settings.min_free_space))
-        for each in settings.all_pools()
-    }
+def open_homes(settings: Settings, catalog: Catalog) -> Homes:
+    """Every pool with its store."""
+
+    def open_store(pool: Pool) -> LocalStore:
+        folder = "default" if pool.id == DEFAULT_POOL_ID else pool.id
+        path = Path(pool.path) if pool.path else settings.data / "pools" / folder
+        return LocalStore(path, min_free=settings.min_free_space)
+
+    return Homes(catalog, open_store)
+
+
+def server_key(settings: Settings) -> ServerKey:
+    """The server's key, made when there is none. Raises NotReady when it is not whole."""
+    path = settings.data / "server.key"
+    with suppress(FileExistsError):
+        fresh = path.with_name(f"server.key.{secrets.token_hex(4)}")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(SIZE))
+            os.fsync(fd)
+            os.link(fresh, path)  # whole or not at all, and never in the place of another
+            sync_folder(settings.data)
+        finally:
+            os.close(fd)
+            fresh.unlink()
+    try:
+        return ServerKey(path.read_bytes())
+    except ValueError:
+        raise NotReady(f"{path} is damaged: restore it from a backup.") from None
 
 
 def build(settings: Settings, clock: Clock = utc_now) -> Core:
     """Open the data folder and wire everything. Starts no thread of its own."""
     catalog = open_catalog(settings)
-    homes = open_homes(settings)
+    homes, key = open_homes(settings, catalog), server_key(settings)
+    examiner = Examiner()
+    private = settings.webhook_private_networks
+    delivering = deliveries.Deliveries(
+        catalog, Events(catalog, clock, key), clock, private_networks=private
+    )
+    runner = Runner(
+        catalog,
+        clock,
+        {
+            JobKind.PREVIEW: Work(
+                previews.Previews(catalog, homes, clock, examiner.examine).do, previews.DELAYS
+            ),
+            JobKind.MOVE: Work(
+                moves.Moves(catalog, homes, clock, settings.account_quota).do, moves.DELAYS
+            ),
+            JobKind.DELIVER: Work(delivering.do, deliveries.DELAYS, deliveries.THREADS),
+        },
+    )
     return Core(
         settings=settings,
         catalog=catalog,
         homes=homes,
-        accounts=Accounts(catalog, clock),
-        uploads=Uploads(
-            catalog,
-            homes,
-            clock,
-            idle=settings.task_idle,
-            hash_threads=max(4, os.cpu_count() or 1),
-            sniff=sniff,
-        ),
-        files=Files(catalog, homes, clock),
+        verbs=make_verbs(settings, catalog, homes, key, clock, examines=wants),
         sweeper=Sweeper(
             catalog,
             homes,
             clock,
             interval=settings.sweep_interval,
+            retention=Retention(settings.recycle_grace, settings.event_retention),
             upkeep=lambda: catalog.renew_snapshot(settings.snapshot_interval),
         ),
+        runner=runner,
+        examiner=examiner,
     )
+
+
+def make_verbs(
+    settings: Settings,
+    catalog: Catalog,
+    homes: Homes,
+    key: ServerKey,
+    clock: Clock,
+    *,
+    examines: Callable[[str], bool],
+) -> Verbs:
+    """The verbs on a catalog and stores."""
+    quota = settings.account_quota
+    guesses, links = Guesses(catalog, clock), Links(catalog, clock, key)
+    bundles = Bundles(catalog, homes, clock, key, guesses)
+    limits = Limits(settings.task_idle, quota, max(4, os.cpu_count() or 1))
+
+    def check() -> None:
+        """Raises when catalog or stores cannot be used."""
+        catalog.check()
+        for home in homes.values():
+            home.store.check()
+
+    return Verbs(
+        accounts=Accounts(catalog, clock),
+        uploads=Uploads(catalog, homes, clock, key, limits=limits, senses=Senses(sniff, examines)),
+        files=Files(catalog, homes, clock, bundles=bundles, links=links, guesses=guesses),
+        pools=Pools(
+            catalog,
+            homes,
+            clock,
+            roots=settings.pool_roots,
+            occupied=(settings.data.resolve(),),
+            account_quota=quota,
+        ),
+        bundles=bundles,
+        links=links,
+        events=Events(catalog, clock, key),
+        check=check,
+    )
+
+
+@contextmanager
+def pool_registry(settings: Settings) -> Iterator[Registry]:
+    """The pools of a data folder, for its operator."""
+    catalog = open_catalog(settings)
+    try:
+        homes = open_homes(settings, catalog)
+        yield Registry(catalog, homes, utc_now, occupied=(settings.data.resolve(),))
+    finally:
+        catalog.close()
+
+
+@contextmanager
+def verification(
+    settings: Settings, advance: Callable[[int], None] = lambda _: None
+) -> Iterator[Verifier]:
+    """What re-reads all stored bytes, beside a server that may run."""
+    catalog = open_catalog(settings)
+    try:
+        yield Verifier(catalog, open_homes(settings, catalog), utc_now, advance)
+    finally:
+        catalog.close()
 
 
 @contextmanager
@@ -180,7 +297,8 @@ class RecoveryRun:
         self, *, drop: bool, begin: Callable[[int], None], advance: Callable[[int], None]
     ) -> Recovered:
         """Do all of it; ``begin`` is told how many bytes there are to read."""
-        work = Recovery(self.catalog, open_homes(self.settings), utc_now, advance)
+        homes = open_homes(self.settings, self.catalog)
+        work = Recovery(self.catalog, homes, utc_now, advance)
         work.replay(journal_of(self.settings.data).entries())
         begin(work.size())
         return work.check(drop=drop)
@@ -198,10 +316,11 @@ def api_of(core: Core) -> FastAPI:
     from upwell.http.api import make_api  # noqa: PLC0415 - the command line starts without it
 
     return make_api(
-        core.verbs(),
+        core.verbs,
         direct_max_size=core.settings.direct_max_size,
         secure_cookies=(core.settings.public_url or "").startswith("https:"),
-        start=core.sweeper.start,
+        public_url=core.settings.public_url,
+        start=core.start,
         stop=core.close,
     )
 
@@ -210,7 +329,7 @@ def asgi(core: Core) -> ASGIApp:
     """The application for an ASGI server."""
     from upwell.http.api import make_app  # noqa: PLC0415 - the command line starts without it
 
-    return make_app(core.verbs(), api_of(core))
+    return make_app(core.verbs, api_of(core))
 
 
 _SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve` was told

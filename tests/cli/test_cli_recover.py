@@ -30,7 +30,7 @@ def file(data: Path) -> CloudFile:
     """A file of a server that was stopped."""
     settings = Settings(data=data)
     with closing(app.open_catalog(settings)) as catalog:
-        core = Core(catalog, app.open_homes(settings), FakeClock())
+        core = Core(catalog, app.open_homes(settings, catalog), FakeClock())
         account = core.accounts.create("ann")
         made = core.upload(Principal(account, frozenset(Scope), "t"), content(100))
         core.uploads.close()
@@ -54,6 +54,7 @@ def test_a_sound_folder(run: Run, data: Path, file: CloudFile) -> None:
         "chunks_forgotten": 0,
         "blobs": 1,
         "files_restored": 0,
+        "figures_mended": 0,
         "damaged": [],
         "dropped": [],
         "pools_unknown": [],

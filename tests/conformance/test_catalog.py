@@ -39,6 +39,7 @@ from hypothesis.stateful import (
     invariant,
     multiple,
     rule,
+    run_state_machine_as_test,
 )
 from sqlalchemy.exc import IntegrityError
 
@@ -2041,8 +2042,14 @@ class Bookkeeping(RuleBasedStateMachine):
     )
     def move(self, file: CloudFile, pool: str, quota: int | None) -> None:
         known = self._in_place(file)
-        key = uuid.uuid4().hex
-        blob = replace(file.blob, id=uuid.uuid4().hex, pool_id=pool, key=key)
+        blob = replace(
+            file.blob,
+            id=uuid.uuid4().hex,
+            pool_id=pool,
+            key=uuid.uuid4().hex,
+            thumbnail_key=file.blob.thumbnail_key and uuid.uuid4().hex,
+            preview_key=file.blob.preview_key and uuid.uuid4().hex,
+        )
         call = partial(
             self.catalog.move_file, file.id, self.ann.id, blob, self.now, Allowance(pool=quota)
         )
@@ -2197,13 +2204,25 @@ class Bookkeeping(RuleBasedStateMachine):
             self.garbage |= {Garbage(blob.pool_id, key) for key in keys if key}
 
 
-Bookkeeping.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-TestBookkeeping = Bookkeeping.TestCase
+def _keep_books(examples: int, steps: int) -> None:
+    profile = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        print_blob=True,
+    )
+    run_state_machine_as_test(Bookkeeping, settings=profile)
+
+
+def test_the_books_are_straight() -> None:
+    _keep_books(4, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_books_are_straight_after_anything() -> None:
+    _keep_books(60, 40)
 
 
 # SQLite's own part

@@ -204,7 +204,7 @@ def test_policy_refuses(new: NewUpload, rules: Policy, error: type[Exception]) -
         (_new(), Policy()),
         (_new(), Policy(max_file_size=10)),
         (_new(file_size=0), Policy(max_file_size=0)),
-        (_new(encrypted=True), Policy(allow_encryption=True)),
+        (_new(password="p"), Policy(allow_encryption=True)),
         (_new(expired_at=NOW + timedelta(microseconds=1)), Policy()),
         (_new(content_type="Image/PNG; q=1"), Policy(accept_types=("text/*", "image/*"))),
         (_new(content_type="image/png"), Policy(accept_types=("image/png",))),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from upwell.cli import commands, recover, server
+from upwell.cli import commands, pool, recover, server, sharing, verify, webhook
 from upwell.cli.exits import HELP
 
 app = typer.Typer(
@@ -42,12 +42,24 @@ app.command(epilog=HELP, rich_help_panel="Files")(commands.put)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.get)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.ls)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.rm)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.mv)
+app.command(epilog=HELP, rich_help_panel="Files")(commands.quota)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.tasks)
 app.command(epilog=HELP, rich_help_panel="Files")(commands.cancel)
+app.command(epilog=HELP, rich_help_panel="Files")(sharing.recycle)
+app.command(epilog=HELP, rich_help_panel="Files")(sharing.restore)
+app.command(epilog=HELP, rich_help_panel="Sharing")(sharing.share)
+app.command(epilog=HELP, rich_help_panel="Sharing")(sharing.links)
+app.command(epilog=HELP, rich_help_panel="Sharing")(sharing.unshare)
+app.add_typer(sharing.bundle_app, name="bundle", rich_help_panel="Sharing")
+app.command(epilog=HELP, rich_help_panel="Files")(webhook.events)
+app.add_typer(webhook.webhook_app, name="webhook", rich_help_panel="Files")
 app.command(rich_help_panel="Server")(server.serve)
 app.command(rich_help_panel="Server")(server.login)
+app.command(rich_help_panel="Server")(verify.verify)
 app.command(rich_help_panel="Server")(recover.recover)
 app.add_typer(server.account_app, name="account", rich_help_panel="Server")
+app.add_typer(pool.pool_app, name="pool", rich_help_panel="Server")
 app.add_typer(server.token_app, name="token", rich_help_panel="Server")
 
 

@@ -85,12 +85,14 @@ def _tell(found: Any, moved_to: Path | None) -> None:
     typer.echo(f"Uploads in progress: {found.uploads}, closed for want of bytes: ", nl=False)
     typer.echo(f"{found.uploads_closed}.")
     typer.echo(f"Chunks: {found.chunks} read, {found.chunks_forgotten} to be sent again.")
+    if found.figures_mended:
+        typer.echo(f"Figures of what accounts hold: {found.figures_mended} counted anew.")
     for title, files in (("Damaged", found.damaged), ("Deleted", found.dropped)):
         for file in files:
             words = (title, file.id, file.name, file.account, file.problem)
             typer.echo("\t".join(plain(word) for word in words))
     for pool in sorted(found.pools_unknown):
-        typer.echo(f"Not checked: pool {pool} is not in the settings.")
+        typer.echo(f"Not checked: there is no pool {pool}; make it again: upwell pool create --id")
     sys.stdout.flush()
     if found.well:
         typer.echo("All is well.")

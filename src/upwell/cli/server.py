@@ -181,6 +181,27 @@ def account_list(data: Data = None, config: Config = None) -> None:
             typer.echo(f"{each.name}\t{'admin' if each.is_admin else '-'}\t{each.id}")
 
 
+@account_app.command("quota")
+def account_quota(
+    name: Annotated[str, typer.Argument(help="Whose; see `upwell account list`.")],
+    size: Annotated[
+        str, typer.Argument(metavar="SIZE|none", help="5GiB, 500M…; none for the server's default.")
+    ],
+    data: Data = None,
+    config: Config = None,
+) -> None:
+    """Set how many bytes an account may hold, over all pools."""
+    from upwell.client import ClientError  # noqa: PLC0415 - keeps `upwell --help` fast
+    from upwell.client.units import parse_limit  # noqa: PLC0415
+
+    try:
+        quota = parse_limit(size)
+    except ClientError as error:
+        _fail(error.message)
+    with _Accounts(_settings(data=data, config=config)) as accounts:
+        accounts.set_quota(_find(accounts, name), quota)
+
+
 @token_app.command("create")
 def token_create(
     account: AccountName,

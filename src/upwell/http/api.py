@@ -12,7 +12,15 @@ from starlette.exceptions import HTTPException
 
 from upwell import __version__
 from upwell import errors as e
-from upwell.http import file_routes, pages, upload_routes
+from upwell.http import (
+    bundle_pages,
+    bundle_routes,
+    event_routes,
+    file_routes,
+    pages,
+    pool_routes,
+    upload_routes,
+)
 from upwell.http.chunks import ChunkEndpoint
 from upwell.http.errors import ErrorBody, error_response
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
@@ -33,10 +41,15 @@ and as often as it takes, complete it. Every path under `/api/files` also answer
 _TAGS = [
     {"name": "uploads", "description": "Create a task, send its chunks, complete it."},
     {"name": "files", "description": "What is stored: its bytes, facts and names."},
+    {"name": "sharing", "description": "Bundles of files at one address, and signed links."},
+    {"name": "pools", "description": "Where bytes live, under which policy, and how many."},
+    {"name": "events", "description": "What happens to uploads and files, live or to webhooks."},
     {"name": "health", "description": "For whoever watches the server; needs no token."},
     {"name": "aliases", "description": "The same calls for clients that know them by this path."},
 ]
 PREFIXES = ("/api/files", "/drive/files")
+_PLACES = ("body", "query", "path")  # where FastAPI says that a field stands
+_FOR_ANYONE = ("/api/bundles/public/", "/s/")
 
 
 def make_app(verbs: Verbs, api: FastAPI) -> ASGIApp:
@@ -49,6 +62,7 @@ def make_api(
     *,
     direct_max_size: int,
     secure_cookies: bool = False,
+    public_url: str | None = None,
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -74,6 +88,12 @@ def make_api(
         # Uploads first: their paths would else be taken for file ids.
         app.include_router(upload_routes.make_routes(verbs, direct_max_size), prefix=prefix)
         app.include_router(file_routes.make_routes(verbs), prefix=prefix)
+        app.include_router(pool_routes.make_file_routes(verbs), prefix=prefix)
+        app.include_router(bundle_routes.make_file_routes(verbs, public_url), prefix=prefix)
+    app.include_router(pool_routes.make_routes(verbs), prefix="/api")
+    app.include_router(event_routes.make_routes(verbs), prefix="/api")
+    app.include_router(bundle_routes.make_routes(verbs, public_url))
+    app.include_router(bundle_pages.make_routes(verbs, secure_cookies=secure_cookies))
     app.include_router(pages.make_routes(verbs, secure_cookies=secure_cookies))
     _add_health(app, verbs)
     _shape_errors(app)
@@ -126,7 +146,8 @@ def _validation(request: Request, error: RequestValidationError) -> e.UpwellErro
     for each in error.errors():
         if each["type"] == "json_invalid":
             return e.MalformedRequest("The body is not valid JSON.")
-        where = [_text(part) for part in each["loc"] if part not in ("body", "query", "path")]
+        loc = each["loc"]
+        where = [_text(part) for part in (loc[1:] if loc and loc[0] in _PLACES else loc)]
         problems.setdefault(".".join(where) or "body", []).append(each["msg"])
     if set(problems) == {"body"} and not _is_json(request):
         return e.WrongMediaType("Send a JSON body as application/json.")
@@ -149,7 +170,9 @@ def _allowed(request: Request) -> str:
     """The methods of all routes with the path of the one that refused (RFC 9110 §10.2.1)."""
     path = getattr(request.scope.get("route"), "path", "")
     described: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
-    methods = next((described[p + path] for p in ("", *PREFIXES) if p + path in described), {})
+    methods = next(
+        (described[p + path] for p in ("", "/api", *PREFIXES) if p + path in described), {}
+    )
     return ", ".join(sorted(map(str.upper, methods)))
 
 
@@ -187,7 +210,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for path, operations in schema["paths"].items():
             for operation in operations.values():
                 operation["responses"].pop("422", None)
-                if path.startswith(PROTECTED):
+                if path.startswith(_FOR_ANYONE):
+                    operation["security"] = [{}, {"token": []}, {"session": []}]
+                elif path.startswith(PROTECTED):
                     operation["security"] = [{"token": []}, {"session": []}]
                 if path.startswith("/drive"):
                     operation["tags"] = ["aliases"]
