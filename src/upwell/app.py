@@ -136,12 +136,18 @@ def open_catalog(settings: Settings) -> FolderCatalog:
 def open_homes(settings: Settings, catalog: Catalog) -> Homes:
     """Every pool with its store."""
 
-    def open_store(pool: Pool) -> LocalStore:
+    def make_store(pool: Pool) -> LocalStore:
         folder = "default" if pool.id == DEFAULT_POOL_ID else pool.id
         path = Path(pool.path) if pool.path else settings.data / "pools" / folder
         return LocalStore(path, min_free=settings.min_free_space)
 
-    return Homes(catalog, open_store)
+    def open_store(pool: Pool) -> LocalStore:
+        # What would be stored under a mount point is out of sight once the disk is back.
+        if pool.path and not (Path(pool.path) / "blobs").is_dir():
+            raise NotReady(f"The folder of the pool {pool.name!r} is not there: mount its disk.")
+        return make_store(pool)
+
+    return Homes(catalog, open_store, make_store)
 
 
 def server_key(settings: Settings) -> ServerKey:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
 
 _ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url")
 
@@ -31,7 +31,7 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8420
     workers: Annotated[int, Field(ge=1, le=64)] = 1
-    public_url: str | None = None
+    public_url: Annotated[str, AfterValidator(lambda url: url.rstrip("/"))] | None = None
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     task_idle: timedelta = timedelta(days=7)
     direct_max_size: ByteSize = ByteSize(16 << 20)

@@ -80,6 +80,14 @@ Expires = Annotated[
 ContentType = Annotated[
     str | None, typer.Option(metavar="TYPE", help="The media type (default: by the name).")
 ]
+Encrypt = Annotated[
+    bool,
+    typer.Option(
+        "--encrypt",
+        help="Store it encrypted. Asks for the password, or reads it from standard input. "
+        "(env: UPWELL_ENCRYPT_PASSWORD)",
+    ),
+]
 CheckFirst = Annotated[
     bool,
     typer.Option(
@@ -123,6 +131,7 @@ def put(  # noqa: PLR0913 - a parameter is an option
     bundle: Bundle = None,
     expires: Expires = None,
     content_type: ContentType = None,
+    encrypt: Encrypt = False,
     check_first: CheckFirst = False,
     chunk_size: ChunkSize = None,
     connections: Connections = None,
@@ -152,6 +161,7 @@ def put(  # noqa: PLR0913 - a parameter is an option
         bundle=bundle,
         expires=expires,
         content_type=content_type,
+        encrypt=encrypt,
         check_first=check_first,
     )
     transfer.put(wanted, transfer.Manner(given, patience, quiet=quiet, json=json))
@@ -168,7 +178,10 @@ def get(  # noqa: PLR0913 - a parameter is an option
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Download files and verify them. Interrupted? The same command continues."""
+    """Download files and verify them. Interrupted? The same command continues.
+
+    The password of encrypted ones is UPWELL_ENCRYPT_PASSWORD, or asked for.
+    """
     from upwell.cli import transfer
     from upwell.client import Given
 
@@ -206,6 +219,40 @@ def rm(
 
     given = Given(server=server, token_file=token_file, config=config)
     manage.delete_files(given, files, json=json)
+
+
+def quota(
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Show what you store, by pool, and how much you may."""
+    from upwell.cli import places
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    places.show_quota(given, json=json)
+
+
+def mv(  # noqa: PLR0913 - a parameter is an option
+    files: FileIds,
+    pool: Annotated[str, typer.Option(metavar="NAME", help="Where to: its name or id.")],
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until they have moved.")
+    ] = True,
+    patience: Patience = "15m",
+    server: Server = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Move files to another pool. They keep their ids, and stay readable meanwhile."""
+    from upwell.cli import places
+    from upwell.client import Given
+
+    given = Given(server=server, token_file=token_file, config=config)
+    places.move_files(given, files, pool, patience=patience, wait=wait, json=json)
 
 
 def tasks(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
 from upwell.cli.run import connect, finish
+from upwell.cli.secret import ask_secret
 from upwell.cli.show import Display, Output, duration, error_record, plain, size
 from upwell.client import (
     ApiError,
     ClientError,
     ConnectionFailed,
+    IdentifierInvalid,
     Interrupted,
     LocalFileError,
     SettingsError,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED = 401
 STDOUT = "-"
+PASSWORD = "UPWELL_ENCRYPT_PASSWORD"  # noqa: S105 - the variable's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class PutRequest:
     bundle: str | None = None
     expires: str | None = None
     content_type: str | None = None
+    encrypt: bool = False
     check_first: bool = False
 
 
@@ -148,28 +152,56 @@ def _get(ids: Sequence[str], target: str, force: bool, manner: Manner, output: O
     patience = parse_duration(manner.patience).total_seconds()
     display = Display(output, files=len(ids), total=None)
     settings = load_settings(manner.given)
-    with connect(settings, patience, display.wait) as client, display.live():
+    with connect(settings, patience, display.wait) as client:
+        source = _Source(client, _password(client, ids), display)
 
         def work(file_id: str) -> Done:
             with display.file(file_id, 0):
                 if target == STDOUT:
-                    return _stream(client, file_id, display)
-                return _download(client, file_id, Path(target), force=force, display=display)
+                    return _stream(source, file_id)
+                return _download(source, file_id, Path(target), force=force)
 
-        return _run(output, "id", [Job(name, partial(work, name)) for name in ids])
+        with display.live():
+            return _run(output, "id", [Job(name, partial(work, name)) for name in ids])
 
 
-def _stream(client: Client, file_id: str, display: Display) -> Done:
-    if not download_to(client, file_id, sys.stdout.buffer, watcher=display):
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where files come from, and who watches."""
+
+    client: Client
+    password: str | None = field(repr=False)
+    display: Display
+
+
+def _password(client: Client, ids: Sequence[str]) -> str | None:
+    """That of the encrypted files among these: from the environment, or from the person."""
+    given = bool(os.environ.get(PASSWORD))
+    asked = not given and sys.stdin.isatty() and any(_is_encrypted(client, each) for each in ids)
+    return ask_secret("Password", variable=PASSWORD) if given or asked else None
+
+
+def _is_encrypted(client: Client, file_id: str) -> bool:
+    try:
+        return client.info(file_id).raw.get("is_encrypted") is True
+    except (ApiError, IdentifierInvalid):  # told when its turn comes
+        return False
+
+
+def _stream(source: _Source, file_id: str) -> Done:
+    output, display = sys.stdout.buffer, source.display
+    if not download_to(source.client, file_id, output, watcher=display, password=source.password):
         display.note(f"{file_id}: the server told no digest; only the size is verified.")
-    sys.stdout.buffer.flush()
+    output.flush()
     # Nothing but the content goes to stdout.
     return Done({}, "")
 
 
-def _download(client: Client, file_id: str, target: Path, *, force: bool, display: Display) -> Done:
-    started = monotonic()
-    got = download_file(client, file_id, target, force=force, watcher=display)
+def _download(source: _Source, file_id: str, target: Path, *, force: bool) -> Done:
+    started, display = monotonic(), source.display
+    got = download_file(
+        source.client, file_id, target, force=force, watcher=display, password=source.password
+    )
     if not got.verified:
         display.note(f"{file_id}: the server told no digest; only the size is verified.")
     record = {
@@ -231,6 +263,7 @@ def _options(request: PutRequest, chunk_size: int | None) -> UploadOptions:
         expires_at=parse_expiry(request.expires, datetime.now(UTC)) if request.expires else None,
         chunk_size=chunk_size,
         check_first=request.check_first,
+        password=ask_secret("Password", variable=PASSWORD, twice=True) if request.encrypt else None,
     )
 
 

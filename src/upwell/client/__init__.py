@@ -23,7 +23,16 @@ from upwell.client.errors import (
     TargetExists,
     UnexpectedAnswer,
 )
-from upwell.client.model import CloudFile, Digest, Page, UploadTask
+from upwell.client.model import (
+    CloudFile,
+    Digest,
+    Holdings,
+    Move,
+    Page,
+    Pool,
+    PoolHoldings,
+    UploadTask,
+)
 from upwell.client.progress import Watcher
 from upwell.client.retry import Backoff, Retry, Wait
 from upwell.client.settings import Given, Settings, load_settings
@@ -44,12 +53,16 @@ __all__ = [
     "Downloaded",
     "FileChanged",
     "Given",
+    "Holdings",
     "IdentifierInvalid",
     "Interrupted",
     "LocalFileError",
+    "Move",
     "NewFile",
     "Page",
     "PatienceOver",
+    "Pool",
+    "PoolHoldings",
     "Refusal",
     "Retry",
     "Settings",

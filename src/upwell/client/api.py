@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import ssl
 import threading
+from base64 import b64encode
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from upwell.client.errors import (
     Refusal,
     UnexpectedAnswer,
 )
-from upwell.client.model import CloudFile, Page, UploadTask
+from upwell.client.model import CloudFile, Holdings, Move, Page, Pool, UploadTask
 from upwell.client.retry import Retry
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+API = "/api"
+FILES = "/api/files"
 # The body of a chunk leaves in slices: progress is smooth and a stop is noticed on a slow line.
 SLICE = 256 * 1024
 TIMEOUT = httpx2.Timeout(60.0, connect=10.0, pool=None)
@@ -51,7 +54,8 @@ class NewFile:
     """What a create asks for.
 
     ``size`` and ``chunk_size`` are in bytes; ``hash`` is the SHA-256 in hex, ``None`` when the
-    file is to be read only once; ``expires_at`` carries its time zone.
+    file is to be read only once; ``expires_at`` carries its time zone. With ``password``, a
+    secret that is kept out of ``repr``, the server stores it encrypted.
     """
 
     name: str
@@ -62,6 +66,7 @@ class NewFile:
     bundle_id: str | None = None
     expires_at: datetime | None = None
     chunk_size: int | None = None
+    password: str | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The request's body; absent keys are left out."""
@@ -74,6 +79,7 @@ class NewFile:
             "bundle_id": self.bundle_id,
             "expired_at": self.expires_at and self.expires_at.astimezone(UTC).isoformat(),
             "chunk_size": self.chunk_size,
+            "encrypt_password": self.password,
         }
         return {key: value for key, value in fields.items() if value is not None}
 
@@ -196,15 +202,42 @@ class Client:
         """Delete a file."""
         self._delete(f"/{_segment(file_id)}")
 
+    def pools(self) -> list[Pool]:
+        """The pools that the caller may use, oldest first."""
+        return [Pool.of(each) for each in self._list("/pools", root=API)]
+
+    def holdings(self) -> Holdings:
+        """What the caller holds, and may hold."""
+        usage = self._call("GET", "/billing/usage", root=API)
+        return Holdings.of(usage, self._call("GET", "/billing/quota", root=API))
+
+    def move(self, file_id: str, pool_id: str) -> Move:
+        """Have a file's bytes moved to another pool; asking again is no second move."""
+        body = {"pool_id": pool_id}
+        return Move.of(self._call("POST", f"/{_segment(file_id)}/move", json=body))
+
+    def moves(self, file_id: str) -> list[Move]:
+        """The latest moves of a file, newest first."""
+        return [Move.of(each) for each in self._list(f"/{_segment(file_id)}/moves")]
+
     @contextmanager
     def download(
-        self, file_id: str, *, start: int = 0, etag: str | None = None
+        self,
+        file_id: str,
+        *,
+        start: int = 0,
+        etag: str | None = None,
+        password: str | None = None,
     ) -> Iterator[Download]:
         """Receive a file's bytes from ``start`` on, once: the caller retries from where it is.
 
         With ``etag``, the server sends the whole file when it is no longer that one.
+        ``password`` is that of an encrypted file.
         """
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if password is not None:
+            encoded = b64encode(password.encode()).decode()
+            headers["X-Encrypt-Password-Base64"] = encoded
         if start:
             headers["Range"] = f"bytes={start}-"
             headers |= {"If-Range": etag} if etag else {}
@@ -224,13 +257,13 @@ class Client:
         with _told(self.server):
             yield from response.iter_raw()
 
-    def _delete(self, path: str) -> None:
+    def _delete(self, path: str, root: str = FILES) -> None:
         tries: list[None] = []
 
         def attempt() -> None:
             tries.append(None)
             try:
-                self._send("DELETE", path)
+                self._send("DELETE", path, root=root)
             except ApiError as error:
                 # The answer to an earlier try was lost: what it did cannot be found any more.
                 if error.status != NOT_FOUND or len(tries) == 1:
@@ -238,14 +271,21 @@ class Client:
 
         self.retry.call(attempt)
 
-    def _page(self, path: str, read: Callable[[object], T], **query: str | int | None) -> Page[T]:
+    def _page(
+        self,
+        path: str,
+        read: Callable[[object], T],
+        root: str = FILES,
+        **query: str | int | None,
+    ) -> Page[T]:
         params = {key: value for key, value in query.items() if value is not None}
-        response = self.retry.call(lambda: self._send("GET", path, params=params))
-        items = _json(response)
-        if not isinstance(items, list):
-            raise UnexpectedAnswer("The server's answer is not a list.")
+        response = self.retry.call(lambda: self._send("GET", path, root=root, params=params))
+        items = _items(response)
         total = response.headers.get("X-Total", "")
         return Page([read(item) for item in items], int(total) if total.isdecimal() else len(items))
+
+    def _list(self, path: str, **options: Any) -> list[object]:  # noqa: ANN401 RUF100
+        return _items(self.retry.call(lambda: self._send("GET", path, **options)))
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401 RUF100
         answer = _json(self.retry.call(lambda: self._send(method, path, **options)))
@@ -276,14 +316,21 @@ class Client:
             sent(-gone)
             raise
 
-    def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:  # noqa: ANN401 RUF100
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        root: str = FILES,
+        **options: Any,  # noqa: ANN401 RUF100
+    ) -> httpx2.Response:
         with _told(self.server):
-            response = self._http.request(method, self._url(path), **options)
+            response = self._http.request(method, self._url(path, root), **options)
         self._check(response)
         return response
 
-    def _url(self, path: str) -> str:
-        return f"{self.server}/api/files{path}"
+    def _url(self, path: str, root: str = FILES) -> str:
+        return f"{self.server}{root}{path}"
 
     def _check(self, response: httpx2.Response) -> None:
         if response.is_error:
@@ -332,6 +379,13 @@ def _json(response: httpx2.Response) -> object:
             f"{response.url} did not answer as an Upwell server: is the address right?"
         ) from error
     return answer
+
+
+def _items(response: httpx2.Response) -> list[object]:
+    items = _json(response)
+    if not isinstance(items, list):
+        raise UnexpectedAnswer("The server's answer is not a list.")
+    return items
 
 
 def _refusal(response: httpx2.Response) -> Refusal:

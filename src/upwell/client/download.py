@@ -7,7 +7,7 @@ import hashlib
 import os
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upwell.client.errors import (
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import BinaryIO
 
-    from upwell.client.api import Client
+    from upwell.client.api import Client, Download
     from upwell.client.model import CloudFile
 
 MAX_NAME = 255
@@ -52,11 +52,13 @@ def download_file(
     *,
     force: bool = False,
     watcher: Watcher | None = None,
+    password: str | None = None,
 ) -> Downloaded:
     """Download a file to ``target``, or into it under the server's name when it is a folder.
 
     The bytes collect in ``NAME.part``, which a later call continues; the file gets its name once
-    its size and digest are right. ``force`` allows replacing a file.
+    its size and digest are right. ``force`` allows replacing a file; ``password`` is that of an
+    encrypted one.
 
     Raises:
         TargetExists: the target is there and ``force`` is not given.
@@ -70,21 +72,28 @@ def download_file(
         _require_absent(path)
     part = path.with_name(_cut(path.name, MAX_NAME - len(PART)) + PART)
     with _local(path), _Part.open(part) as sink:
-        verified = _receive_verified(client, file, sink, watcher or Watcher())
+        wanted = _Wanted(client, file, password)
+        verified = _receive_verified(wanted, sink, watcher or Watcher())
         sink.sync()
         _publish(part, path, force=force)
     return Downloaded(file, path, verified)
 
 
 def download_to(
-    client: Client, file_id: str, stream: BinaryIO, *, watcher: Watcher | None = None
+    client: Client,
+    file_id: str,
+    stream: BinaryIO,
+    *,
+    watcher: Watcher | None = None,
+    password: str | None = None,
 ) -> bool:
     """Write a file's content to ``stream``; whether its digest could be verified.
 
     What was written before an error stays written: only a normal return vouches for it.
     """
     file = client.info(file_id)
-    receiver = _Receiver(client, file, _Stream(stream), watcher or Watcher())
+    wanted = _Wanted(client, file, password)
+    receiver = _Receiver(wanted, _Stream(stream), watcher or Watcher())
     receiver.run()
     return receiver.verify()
 
@@ -185,14 +194,27 @@ def _is_locked(number: int, path: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is to be received, and from where."""
+
+    client: Client
+    file: CloudFile
+    password: str | None = field(repr=False)
+
+    @contextmanager
+    def open(self, start: int, etag: str | None) -> Iterator[Download]:
+        file_id, password = self.file.id, self.password
+        with self.client.download(file_id, start=start, etag=etag, password=password) as download:
+            yield download
+
+
 class _Receiver:
     """Receives one file's bytes into a sink, over as many connections as it takes."""
 
-    def __init__(
-        self, client: Client, file: CloudFile, sink: _Stream | _Part, watcher: Watcher
-    ) -> None:
-        self._client = client
-        self._file = file
+    def __init__(self, wanted: _Wanted, sink: _Stream | _Part, watcher: Watcher) -> None:
+        self._wanted = wanted
+        self._file = file = wanted.file
         self._sink = sink
         self._watcher = watcher
         self._expected = Digest.parse(file.hash)
@@ -213,7 +235,7 @@ class _Receiver:
         """Receive everything that is missing."""
         self._watcher.begin(self._file.size, self._position)
         while self._position < self._file.size:
-            self._client.retry.call(self._attempt)
+            self._wanted.client.retry.call(self._attempt)
 
     def verify(self) -> bool:
         """Whether there was a digest to compare; :class:`ContentMismatch` when it differs."""
@@ -230,9 +252,7 @@ class _Receiver:
                 raise
 
     def _receive(self) -> None:
-        with self._client.download(
-            self._file.id, start=self._position, etag=self._etag
-        ) as download:
+        with self._wanted.open(self._position, self._etag) as download:
             if download.start != self._position:
                 self._restart()
             if download.start != self._position:
@@ -257,12 +277,12 @@ class _Receiver:
         self._begin()
 
 
-def _receive_verified(client: Client, file: CloudFile, part: _Part, watcher: Watcher) -> bool:
+def _receive_verified(wanted: _Wanted, part: _Part, watcher: Watcher) -> bool:
     """Receive into ``part``; what an earlier run left in it is tried first, then dropped."""
-    if 0 < part.size <= file.size:
+    if 0 < part.size <= wanted.file.size:
         watcher.note(f"Continuing {part.path.name}.")
         try:
-            return _receive(client, file, part, watcher)
+            return _receive(wanted, part, watcher)
         except ContentMismatch:
             watcher.note("What an earlier download left does not fit; starting again.")
         except ApiError as error:
@@ -270,14 +290,14 @@ def _receive_verified(client: Client, file: CloudFile, part: _Part, watcher: Wat
                 raise
     part.restart()
     try:
-        return _receive(client, file, part, watcher)
+        return _receive(wanted, part, watcher)
     except ContentMismatch:
         part.path.unlink(missing_ok=True)
         raise
 
 
-def _receive(client: Client, file: CloudFile, part: _Part, watcher: Watcher) -> bool:
-    receiver = _Receiver(client, file, part, watcher)
+def _receive(wanted: _Wanted, part: _Part, watcher: Watcher) -> bool:
+    receiver = _Receiver(wanted, part, watcher)
     receiver.take_over(part)
     receiver.run()
     return receiver.verify()

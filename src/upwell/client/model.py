@@ -133,6 +133,83 @@ class UploadTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """Where the server keeps bytes."""
+
+    id: str
+    name: str
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, answer: object) -> Pool:
+        fields = _object(answer)
+        return cls(_get(fields, "id", str), _get(fields, "name", str), fields)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolHoldings:
+    """What the caller holds in one pool, in bytes of content; ``quota`` is the whole pool's."""
+
+    pool: Pool
+    stored: int
+    reserved: int
+    files: int
+    quota: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """What the caller holds in all; ``quota`` and ``available`` are None without a limit."""
+
+    used: int
+    quota: int | None
+    available: int | None
+    pools: list[PoolHoldings]
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, usage: object, quota: object) -> Holdings:
+        """Read both answers of ``/api/billing``."""
+        held, allowed = _object(usage), _object(quota)
+        quotas = {Pool.of(each.get("pool")).id: each for each in _objects(allowed, "pools")}
+        pools = []
+        for each in _objects(held, "pools"):
+            pool = Pool.of(each.get("pool"))
+            stored, reserved = _get(each, "stored_bytes", int), _get(each, "reserved_bytes", int)
+            limit = quotas.get(pool.id, {}).get("quota")
+            pools.append(PoolHoldings(pool, stored, reserved, _get(each, "files", int), limit))
+        return cls(
+            used=_get(allowed, "used", int),
+            quota=allowed.get("quota"),
+            available=allowed.get("available"),
+            pools=pools,
+            raw={"usage": held, "quota": allowed},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A move of a file to another pool: ``status`` is waiting, running, done or failed."""
+
+    id: int
+    pool_id: str
+    status: str
+    error: str | None
+    raw: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def of(cls, answer: object) -> Move:
+        fields = _object(answer)
+        return cls(
+            id=_get(fields, "id", int),
+            pool_id=_get(fields, "pool_id", str),
+            status=_get(fields, "status", str),
+            error=fields.get("error"),
+            raw=fields,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
     """Some of ``total`` items."""
 
@@ -144,6 +221,10 @@ def _object(answer: object) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise UnexpectedAnswer("The answer is not one of an Upwell server.")
     return answer
+
+
+def _objects(fields: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [_object(each) for each in _get(fields, key, list)]
 
 
 def _get(fields: dict[str, Any], key: str, kind: type[T]) -> T:

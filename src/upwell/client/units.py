@@ -35,6 +35,14 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_limit(text: str) -> int | None:
+    """A size as :func:`parse_size` reads it, ``0``, or ``none`` for no limit."""
+    written = text.strip().lower()
+    if written == "none":
+        return None
+    return 0 if written == "0" else parse_size(text)
+
+
 def parse_duration(text: str) -> timedelta:
     """``90`` (seconds), ``15m``, ``12h``, ``7d``, ``2w`` or a sum such as ``1d12h``.
 

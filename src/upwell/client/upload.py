@@ -7,7 +7,7 @@ import mimetypes
 import os
 import stat
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,8 @@ class UploadOptions:
 
     ``name`` and ``content_type`` are taken from the path when absent; ``expires_at`` carries its
     time zone; ``chunk_size`` is in bytes, the server has the last word. ``check_first`` reads the
-    file twice so that content which the account already holds is not sent.
+    file twice so that content which the account already holds is not sent. With ``password``, a
+    secret that is kept out of ``repr``, the server stores the file encrypted.
     """
 
     name: str | None = None
@@ -58,6 +59,7 @@ class UploadOptions:
     expires_at: datetime | None = None
     chunk_size: int | None = None
     check_first: bool = False
+    password: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +80,9 @@ def upload_file(
 ) -> Uploaded:
     """Upload the file at ``path`` and verify what the server stored.
 
-    With ``states``, an upload that was interrupted goes on where it stopped. Returns once the
-    server holds the whole file.
+    With ``states``, an upload that was interrupted goes on where it stopped; an encrypted one
+    does so without, since only the server can tell whether it is under the same password.
+    Returns once the server holds the whole file.
 
     Raises:
         LocalFileError: the file cannot be read, is not a regular file, or changed meanwhile.
@@ -93,6 +96,8 @@ def upload_file(
         resolved = str(source.path.resolve())
         key = UploadKey(client.server, resolved, name, options.pool_id, options.bundle_id)
         held = nullcontext(Claim(key, None))
+        if options.password is not None:
+            states = None
         busy = "Another run is sending this file; waiting for it."
         with states.claim(key, lambda: watcher.note(busy)) if states else held as claim:
             return _Upload(client, source, name, options, watcher, claim).run()
@@ -224,8 +229,9 @@ class _Upload:
     def _hash_beforehand(self) -> str | None:
         if self._source.size <= min(self._options.chunk_size or DEFAULT_CHUNK_SIZE, MAX_HELD):
             self._source.hold()
-        # After another run sent the same file, it is likely to be there already.
-        elif not (self._options.check_first or self._claim.waited):
+        # After another run sent the same file, it is likely to be there already; an encrypted
+        # upload is found again by its hash and its password alone.
+        elif not (self._options.check_first or self._options.password or self._claim.waited):
             return None
         return self._source.sha256()
 
@@ -240,6 +246,7 @@ class _Upload:
             bundle_id=options.bundle_id,
             expires_at=options.expires_at,
             chunk_size=options.chunk_size,
+            password=options.password,
         )
 
     def _send_all(self, task: UploadTask) -> str:

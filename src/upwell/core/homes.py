@@ -33,15 +33,23 @@ class Homes(Mapping[str, Home]):
     A change of policy is seen within ``FRESH`` seconds, at once after ``renew``.
     """
 
-    def __init__(self, catalog: Catalog, open_store: Callable[[Pool], BlobStore]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        open_store: Callable[[Pool], BlobStore],
+        make_store: Callable[[Pool], BlobStore] | None = None,
+    ) -> None:
+        """``open_store`` raises NotReady when a pool's store is not there; ``make_store`` makes
+        it."""
         self._catalog = catalog
         self._open_store = open_store
+        self._make_store = make_store or open_store
         self._lock = threading.Lock()
         self._stores: dict[str, BlobStore] = {}
         self._seen: dict[str, tuple[float, Home]] = {}
 
     def __getitem__(self, pool_id: str) -> Home:
-        """Raises KeyError when there is no such pool."""
+        """Raises KeyError when there is no such pool, NotReady when its store is not there."""
         read_at, home = self._seen.get(pool_id, (0.0, None))
         if home is not None and time.monotonic() - read_at < FRESH:
             return home
@@ -61,9 +69,9 @@ class Homes(Mapping[str, Home]):
         """Look everything up again."""
         self._seen.clear()
 
-    def open_store(self, pool: Pool) -> BlobStore:
-        """The store of a pool that need not be there yet. Raises OSError."""
-        return self._open_store(pool)
+    def make_store(self, pool: Pool) -> BlobStore:
+        """The store of a pool that is being made. Raises OSError."""
+        return self._make_store(pool)
 
     def _home_of(self, pool: Pool) -> Home:
         with self._lock:

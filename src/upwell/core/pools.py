@@ -159,7 +159,7 @@ class Registry:
 
     def _try_out(self, pool: Pool, *, may_hold_bytes: bool) -> None:
         try:
-            store = self._homes.open_store(pool)
+            store = self._homes.make_store(pool)
             store.check()
         except OSError as error:
             raise _bad("path", f"cannot be used: {error.strerror}") from error

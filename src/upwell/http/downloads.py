@@ -5,24 +5,28 @@ RFC 9110 (ranges, conditional requests), RFC 6266 and RFC 8187 (file names).
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import format_datetime
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import structlog
 from starlette.responses import Response
 
 from upwell.errors import RangeNotSatisfiable
 from upwell.http.guard import in_thread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.datastructures import Headers
-    from starlette.types import Receive, Scope, Send
+    from starlette.types import Message, Receive, Scope, Send
 
     from upwell.core.files import OpenFile
-    from upwell.model import CloudFile
 
 # What a browser may show inline: nothing of it can run as script on our origin.
 SAFE_INLINE = frozenset(
@@ -48,7 +52,11 @@ SAFE_INLINE = frozenset(
 )
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,20})\s*-\s*(\d{0,20})\s*\Z", re.ASCII | re.IGNORECASE)
 _CHARSET = re.compile(r";\s*charset=([\w.:-]+)", re.ASCII | re.IGNORECASE)
-_READ = 1 << 20
+STALL = 60.0  # seconds in which a client must take something
+_READ = 256 << 10  # bytes: what was read and not received is lost to a link that counts
+_SLICE = 64 << 10  # bytes that are to be taken within STALL
+
+_log = structlog.get_logger("upwell.http")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +100,14 @@ def parse_range(header: str | None, size: int) -> Span | None:
     return Span(start, length, size)
 
 
-def etag_of(file: CloudFile) -> str:
+def etag_of(opened: OpenFile) -> str:
     """A strong validator: the content never changes (I3)."""
-    return f'"{file.blob.digests["sha256"]}"'
+    return f'"{opened.version}"'
 
 
-def last_modified_of(file: CloudFile) -> str:
+def last_modified_of(opened: OpenFile) -> str:
     """As strong a validator as the ETag: the content under an id never changes (I3)."""
-    return format_datetime(file.created_at, usegmt=True)
+    return format_datetime(opened.modified, usegmt=True)
 
 
 def not_modified(headers: Headers, etag: str) -> bool:
@@ -128,55 +136,68 @@ def disposition(name: str, *, inline: bool) -> str:
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def content_headers(file: CloudFile, *, download: bool) -> dict[str, str]:
+def content_headers(opened: OpenFile, *, download: bool) -> dict[str, str]:
     """Headers under which a stranger's content is safe to hand out."""
-    safe = safe_type(file.mime_type)
+    safe = safe_type(opened.mime_type)
     return {
         "content-type": safe or "application/octet-stream",
-        "content-disposition": disposition(file.name, inline=bool(safe) and not download),
+        "content-disposition": disposition(opened.name, inline=bool(safe) and not download),
         "x-content-type-options": "nosniff",
         "content-security-policy": "sandbox; default-src 'none'",
         "cross-origin-resource-policy": "same-origin",
         "referrer-policy": "no-referrer",
         "accept-ranges": "bytes",
-        "etag": etag_of(file),
+        "etag": etag_of(opened),
         "cache-control": "private, no-cache",
-        "last-modified": last_modified_of(file),
+        "last-modified": last_modified_of(opened),
     }
 
 
 class FileResponse(Response):
-    """A file's bytes, by ``sendfile`` where the server offers it. Closes the reader."""
+    """A file's bytes, by ``sendfile`` where the server offers it. Closes the reader.
 
-    def __init__(self, opened: OpenFile, request_headers: Headers, *, download: bool) -> None:
+    ``take`` is told how many bytes are going to be read, and gives what to read them from.
+    """
+
+    def __init__(
+        self,
+        opened: OpenFile,
+        request_headers: Headers,
+        *,
+        download: bool = False,
+        take: Callable[[int], OpenFile] | None = None,
+    ) -> None:
+        self._reader, self._take = opened.reader, take
         try:
-            self._plan(opened.file, request_headers, download=download)
+            self._plan(opened, request_headers, download=download)
         except BaseException:
             opened.reader.close()
             raise
-        self._reader = opened.reader
         self.background = None
         self.body = b""
 
-    def _plan(self, file: CloudFile, headers: Headers, *, download: bool) -> None:
-        answer = content_headers(file, download=download)
+    def _plan(self, opened: OpenFile, headers: Headers, *, download: bool) -> None:
+        answer = content_headers(opened, download=download)
+        size = opened.reader.size
         self._span: Span | None = None
-        if not_modified(headers, etag_of(file)):
+        if not_modified(headers, etag_of(opened)):
             self.status_code = 304
             del answer["content-type"]
         else:
-            unchanged = (None, etag_of(file), last_modified_of(file))
+            unchanged = (None, etag_of(opened), last_modified_of(opened))
             wanted = headers.get("range") if headers.get("if-range") in unchanged else None
-            span = parse_range(wanted, file.size)
-            self._span = span or Span(0, file.size, file.size)
+            span = parse_range(wanted, size)
+            self._span = span or Span(0, size, size)
             self.status_code = 206 if span else 200
             if span:
                 answer["content-range"] = span.content_range()
             answer["content-length"] = str(self._span.length)
         self.init_headers(answer)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
         try:
+            await self._take_bytes(scope["method"])
             await send(
                 {
                     "type": "http.response.start",
@@ -186,7 +207,19 @@ class FileResponse(Response):
             )
             await self._send_body(scope, send)
         finally:
+            await self._close()
+
+    async def _close(self) -> None:
+        if self._take is None:
             self._reader.close()
+        else:  # what was taken and not sent is given back
+            await in_thread(self._reader.close)
+
+    async def _take_bytes(self, method: str) -> None:
+        take, span = self._take, self._span
+        if take is not None and span is not None and method != "HEAD":
+            length = span.length
+            self._reader = (await in_thread(lambda: take(length))).reader
 
     async def _send_body(self, scope: Scope, send: Send) -> None:
         span = self._span
@@ -206,12 +239,67 @@ class FileResponse(Response):
             await self._send_pieces(span, send)
 
     async def _send_pieces(self, span: Span, send: Send) -> None:
+        """uvicorn drops what is sent to a client that has gone, without a word: reading would go
+        on to the end, and a link that counts would pay for all of it."""
+        client = _Client(self._receive, send)
+        try:
+            await self._send_all(span, client)
+        except (_Gone, TimeoutError):
+            pass
+        except FileNotFoundError:
+            _log.warning("what was being downloaded was deleted meanwhile")
+        finally:
+            client.close()
+
+    async def _send_all(self, span: Span, client: _Client) -> None:
         offset, end = span.start, span.start + span.length
         while offset < end:
+            client.check()
             length = min(_READ, end - offset)
-            data = await in_thread(partial(self._reader.read_at, offset, length))
+            data = await self._read(partial(self._reader.read_at, offset, length))
             if not data:
                 message = "the stored bytes end before the file's size"
                 raise OSError(message)
             offset += len(data)
-            await send({"type": "http.response.body", "body": data, "more_body": offset < end})
+            await client.take(data, more=offset < end)
+
+    async def _read(self, work: Callable[[], bytes]) -> bytes:
+        return await in_thread(work)
+
+
+class _Gone(Exception):
+    """The client does not listen any more."""
+
+
+class _Client:
+    """Who is sent to, as long as they listen."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._send = send
+        self._leaving = asyncio.ensure_future(_left(receive))
+
+    def check(self) -> None:
+        if self._leaving.done():
+            raise _Gone
+
+    async def take(self, data: bytes, *, more: bool) -> None:
+        """Raises TimeoutError when nothing is taken for ``STALL`` seconds."""
+        for start in range(0, len(data), _SLICE):
+            self.check()
+            end = start + _SLICE
+            message: Message = {
+                "type": "http.response.body",
+                "body": data[start:end],
+                "more_body": more or end < len(data),
+            }
+            async with asyncio.timeout(STALL):
+                await self._send(message)
+
+    def close(self) -> None:
+        self._leaving.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    with suppress(Exception):  # a body that does not come whole: it is not waited for
+        while (await receive())["type"] != "http.disconnect":
+            pass

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import base64
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from upwell import errors as e
+from upwell.core.files import Form
 from upwell.http.downloads import FileResponse
 from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
-from upwell.http.guard import call
+from upwell.http.guard import asker_of, call, in_thread
 from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
 from upwell.http.upload_routes import TOTAL, Offset, Take
 
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
     from upwell.model import CloudFile, Principal
 
+Download = Annotated[bool, Query(description="As an attachment in any case.")]
+Thumbnail = Annotated[bool, Query(description="A small image of it, in WebP.")]
+Preview = Annotated[bool, Query(description="A larger image of it, in WebP.")]
+Password = Annotated[
+    str | None,
+    Header(alias="X-Encrypt-Password", description="Of an encrypted file; as UTF-8."),
+]
+Base64Password = Annotated[
+    str | None,
+    Header(alias="X-Encrypt-Password-Base64", description="The same, UTF-8 in base64."),
+]
 FileId = Annotated[str, Path(description="The CloudFile's `id`.")]
 _BINARY = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 _HEADERS = {
@@ -47,7 +60,16 @@ def _add_lists(router: APIRouter, verbs: Verbs) -> None:
     ) -> list[CloudFileOut]:
         page = await call(request, lambda p: verbs.files.mine(p, offset, take))
         response.headers["X-Total"] = str(page.total)
-        return [CloudFileOut.of(file, verbs.pools[file.pool_id]) for file in page.items]
+        return [CloudFileOut.of(file, verbs.pools.named(file.pool_id)) for file in page.items]
+
+    @router.get("/recycle", summary="The caller's recycle bin", responses=listed)
+    async def recycled_files(
+        request: Request, response: Response, offset: Offset = 0, take: Take = 20
+    ) -> list[CloudFileOut]:
+        """Deleted files that can be restored, until their grace period is over."""
+        page = await call(request, lambda p: verbs.files.mine(p, offset, take, recycled=True))
+        response.headers["X-Total"] = str(page.total)
+        return [CloudFileOut.of(file, verbs.pools.named(file.pool_id)) for file in page.items]
 
     @router.post(
         "/batches/delete",
@@ -61,20 +83,30 @@ def _add_lists(router: APIRouter, verbs: Verbs) -> None:
 
 
 def _add_content(router: APIRouter, verbs: Verbs) -> None:
-    content = responses(e.ValidationFailed, e.FileNotFound, e.RangeNotSatisfiable)
-    whole = described_headers(_HEADERS)
-    part = described_headers({"Content-Range": "Which bytes, and of how many."}) | whole
-    content[200] = {"description": "The bytes.", "content": _BINARY, "headers": whole}
-    content[206] = {"description": "The range asked for.", "content": _BINARY, "headers": part}
-    content[304] = {"description": "The caller has them already.", "headers": whole}
-
     async def download_file(
         request: Request,
         file_id: FileId,
-        download: Annotated[bool, Query(description="As an attachment in any case.")] = False,
+        download: Download = False,
+        thumbnail: Thumbnail = False,
+        preview: Preview = False,
+        raw: Annotated[
+            bool, Query(description="The object as it is stored, for its owner.")
+        ] = False,
+        password: Password = None,
+        password_base64: Base64Password = None,
+        passcode: Annotated[
+            str | None, Query(description="Of the bundle that the file is in.")
+        ] = None,
+        bundle_passcode: Annotated[
+            str | None, Header(alias="X-Bundle-Passcode", description="The same as a header.")
+        ] = None,
     ) -> Response:
-        """`Range` (one range), `If-Range` and `If-None-Match` are honoured."""
-        opened = await call(request, lambda p: verbs.files.open(p, file_id))
+        """`Range` (one range), `If-Range` and `If-None-Match` are honoured. Strangers get what
+        its pool gives to anyone, and what is in a bundle that they can open."""
+        del passcode, bundle_passcode  # the asker's
+        form = form_of(thumbnail=thumbnail, preview=preview, raw=raw)
+        asker, secret = asker_of(request), password_of(password, password_base64)
+        opened = await in_thread(lambda: verbs.files.open(asker, file_id, form, secret))
         return FileResponse(opened, request.headers, download=download)
 
     for method, name in (("GET", "download_file"), ("HEAD", "head_file")):
@@ -84,9 +116,48 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
             methods=[method],
             name=name,
             summary="The content" if method == "GET" else "The content's headers",
-            responses=content,
+            responses=content_responses(e.FileNotFound, e.PasscodeWrong),
             response_class=Response,
         )
+
+
+def content_responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI description of what hands out a file's bytes."""
+    described = responses(
+        e.ValidationFailed,
+        e.RangeNotSatisfiable,
+        e.PasswordRequired,
+        e.PasswordWrong,
+        e.TooManyGuesses,
+        e.PreviewNotFound,
+        *raised,
+    )
+    whole = described_headers(_HEADERS)
+    part = described_headers({"Content-Range": "Which bytes, and of how many."}) | whole
+    described[200] = {"description": "The bytes.", "content": _BINARY, "headers": whole}
+    described[206] = {"description": "The range asked for.", "content": _BINARY, "headers": part}
+    described[304] = {"description": "The caller has them already.", "headers": whole}
+    return described
+
+
+def form_of(*, thumbnail: bool, preview: bool, raw: bool = False) -> Form:
+    """What of a file is asked for."""
+    asked = ((thumbnail, Form.THUMBNAIL), (preview, Form.PREVIEW), (raw, Form.RAW))
+    return next((form for wanted, form in asked if wanted), Form.CONTENT)
+
+
+def password_of(plain: str | None, encoded: str | None) -> str | None:
+    """The password of an encrypted file, from its header: UTF-8 as it is, or in base64. Raises
+    ValidationFailed."""
+    try:
+        if encoded is not None:
+            return base64.b64decode(encoded, validate=True).decode()
+        return None if plain is None else plain.encode("latin-1").decode()
+    except ValueError:
+        why = "must be UTF-8, or UTF-8 in base64 as X-Encrypt-Password-Base64"
+        raise e.ValidationFailed(
+            f"X-Encrypt-Password {why}.", errors={"X-Encrypt-Password": [why]}
+        ) from None
 
 
 def _add_changes(router: APIRouter, verbs: Verbs) -> None:
@@ -94,7 +165,7 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
 
     async def answer(request: Request, verb: Callable[[Principal], CloudFile]) -> CloudFileOut:
         file = await call(request, verb)
-        return CloudFileOut.of(file, verbs.pools[file.pool_id])
+        return CloudFileOut.of(file, verbs.pools.named(file.pool_id))
 
     @router.get("/{file_id}/info", summary="The CloudFile", responses=responses(e.FileNotFound))
     async def file_info(request: Request, file_id: FileId) -> CloudFileOut:
@@ -113,6 +184,14 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
         marks = body.sensitive_marks
         return await answer(request, lambda p: verbs.files.set_marks(p, file_id, marks))
 
+    @router.post(
+        "/{file_id}/restore",
+        summary="Take out of the recycle bin",
+        responses=responses(*CHANGES, e.FileNotFound),
+    )
+    async def restore_file(request: Request, file_id: FileId) -> CloudFileOut:
+        return await answer(request, lambda p: verbs.files.restore(p, file_id))
+
     @router.delete(
         "/{file_id}",
         summary="Delete",
@@ -120,6 +199,7 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
         responses=responses(*CHANGES, e.FileNotFound),
     )
     async def delete_file(request: Request, file_id: FileId) -> Response:
-        """The bytes go when no other file of the account shares them."""
+        """Into the recycle bin where its pool has one; for good elsewhere, and from in there.
+        The bytes go when no other file of the account shares them."""
         await call(request, lambda p: verbs.files.delete(p, file_id))
         return Response(status_code=204)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
+from upwell.core.guesses import Asker
 from upwell.errors import (
     AuthRequired,
     BodyTimeout,
@@ -44,8 +46,10 @@ T = TypeVar("T")
 PROTECTED = ("/api/", "/drive/")
 CHUNK_PATH = "/files/upload/chunk/"
 SESSION_COOKIE = "upwell_session"
+PASSCODE_COOKIE = "upwell_passcode"
 JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
 JSON_SECONDS = 30.0  # in which it must be whole
+_OPEN = re.compile(r"/(?:api|drive)/files/[^/]+\Z|/api/bundles/public/")  # strangers may ask
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _log = structlog.get_logger("upwell.http")
@@ -67,8 +71,28 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def call(request: Request, verb: Callable[[Principal], T]) -> T:
     """Run a verb for the caller, who the guard has made sure of."""
-    principal: Principal = request.scope["state"]["principal"]
+    principal: Principal | None = request.scope["state"]["principal"]
+    if principal is None:
+        raise _auth_required()
     return await in_thread(lambda: verb(principal))
+
+
+def asker_of(request: Request) -> Asker:
+    """Who asks for bytes: the caller, or a stranger, perhaps with a bundle's passcode."""
+    return Asker(
+        principal=request.scope["state"].get("principal"),
+        address=request.client.host if request.client else "",
+        passcode=_passcode_of(request),
+        proof=request.cookies.get(PASSCODE_COOKIE),
+    )
+
+
+def _passcode_of(request: Request) -> str | None:
+    """From its header, as UTF-8, or from the query."""
+    header = request.headers.get("x-bundle-passcode")
+    if not header:
+        return request.query_params.get("passcode")
+    return header.encode("latin-1").decode("utf-8", "replace")
 
 
 def trace_id_of(scope: Scope) -> str:
@@ -109,12 +133,29 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
             headers = Headers(scope=scope)
-            secret = secret_of(scope["method"], headers)
-            principal = await in_thread(lambda: self._accounts.authenticate(secret))
-            scope["state"]["principal"] = principal
+            scope["state"]["principal"] = await self._principal(scope, headers)
             if not scope["path"].endswith("/upload/direct"):
                 receive = _limited(headers, receive)
         await self._app(scope, receive, send)
+
+    async def _principal(self, scope: Scope, headers: Headers) -> Principal | None:
+        """None for a stranger where one may ask: the verb decides what they get."""
+        is_open = scope["method"] in ("GET", "HEAD") and _OPEN.match(scope["path"])
+        if is_open and "authorization" not in headers:
+            return await session_of(self._accounts, headers)
+        secret = secret_of(scope["method"], headers)
+        return await in_thread(lambda: self._accounts.authenticate(secret))
+
+
+async def session_of(accounts: Accounts, headers: Headers) -> Principal | None:
+    """Whose session a browser has, if it has one that is valid."""
+    secret = _cookie(headers)
+    if secret is None:
+        return None
+    try:
+        return await in_thread(lambda: accounts.authenticate(secret))
+    except TokenInvalid:
+        return None
 
 
 class _Exchange:
@@ -179,10 +220,14 @@ def secret_of(method: str, headers: Headers) -> str:
         return secret.strip()
     session = _cookie(headers)
     if session is None:
-        raise AuthRequired("Send a token as `Authorization: Bearer …`, or log in first.")
+        raise _auth_required()
     if method not in _SAFE_METHODS and not _same_origin(headers):
         raise CrossSite("This request comes from another site; a session works only on our own.")
     return session
+
+
+def _auth_required() -> AuthRequired:
+    return AuthRequired("Send a token as `Authorization: Bearer …`, or log in first.")
 
 
 def _cookie(headers: Headers) -> str | None:

@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from upwell.core.accounts import SESSION_LIFE
 from upwell.errors import UpwellError
-from upwell.http.guard import SESSION_COOKIE, in_thread
+from upwell.http.guard import SESSION_COOKIE, in_thread, session_of
 
 if TYPE_CHECKING:
     from upwell.core.ports import Page
@@ -55,7 +55,7 @@ def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
 
     @router.get("/")
     async def home(request: Request) -> Response:
-        principal = await _session(verbs, request)
+        principal = await session_of(verbs.accounts, request.headers)
         if principal is None:
             return _page("Upwell", _STRANGER)
         page = await in_thread(lambda: verbs.files.mine(principal, 0, 20))
@@ -63,7 +63,7 @@ def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
 
     @router.get("/login")
     async def login(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
-        if await _session(verbs, request) is not None:
+        if await session_of(verbs.accounts, request.headers) is not None:
             return RedirectResponse("/", 303)
         try:
             secret = await in_thread(lambda: verbs.accounts.log_in(code))
@@ -107,16 +107,6 @@ def _add_docs(router: APIRouter) -> None:
 
     assets = Path(fastapi_offline.__file__).parent / "static"
     router.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
-
-
-async def _session(verbs: Verbs, request: Request) -> Principal | None:
-    secret = request.cookies.get(SESSION_COOKIE)
-    if secret is None:
-        return None
-    try:
-        return await in_thread(lambda: verbs.accounts.authenticate(secret))
-    except UpwellError:
-        return None
 
 
 _STRANGER = """

@@ -139,7 +139,10 @@ class CreateUpload(RequestBody):
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
     bundle_id: UUID | None = None
     encrypt_password: Annotated[
-        Secret | None, Field(description="Encrypts the stored bytes; the pool must allow it.")
+        Secret | None,
+        Field(
+            description="What is stored is a standard age file under it; the pool must allow it.",
+        ),
     ] = None
     expired_at: Annotated[
         AskedInstant | None, Field(description="In the future; the file is gone from then on.")
@@ -162,7 +165,7 @@ class CreateUpload(RequestBody):
             digest=Digest.parse(self.hash) if self.hash else None,
             pool_id=str(self.pool_id) if self.pool_id else None,
             bundle_id=str(self.bundle_id) if self.bundle_id else None,
-            encrypted=self.encrypt_password is not None,
+            password=self.encrypt_password,
             expired_at=self.expired_at,
             chunk_size=self.chunk_size or DEFAULT_CHUNK_SIZE,
         )
@@ -237,7 +240,9 @@ class CloudFileOut(BaseModel):
     id: str = Field(max_length=32)
     name: str
     description: str | None
-    file_meta: dict[str, Any]
+    file_meta: dict[str, Any] = Field(
+        description="What the content is, as far as that is known: dimensions, duration, …"
+    )
     user_meta: dict[str, Any]
     sensitive_marks: list[str]
     mime_type: str
@@ -245,13 +250,13 @@ class CloudFileOut(BaseModel):
     size: int = Field(description="Bytes of the content.")
     expired_at: Instant | None
     uploaded_at: Instant
-    has_compression: bool
-    has_thumbnail: bool
+    has_compression: bool = Field(description="There is a `?preview=true`.")
+    has_thumbnail: bool = Field(description="There is a `?thumbnail=true`.")
     is_encrypted: bool
     pool: PoolRef
     pool_id: UUID
     bundle_id: UUID | None
-    is_marked_recycle: bool
+    is_marked_recycle: bool = Field(description="It is in the recycle bin.")
     storage_id: str
     storage_url: str | None
     references: list[Any]
@@ -270,7 +275,7 @@ class CloudFileOut(BaseModel):
             id=file.id,
             name=file.name,
             description=file.description,
-            file_meta={},
+            file_meta=file.blob.facts or {},
             user_meta=file.user_meta,
             sensitive_marks=list(file.sensitive_marks),
             mime_type=file.mime_type,
@@ -278,13 +283,13 @@ class CloudFileOut(BaseModel):
             size=file.size,
             expired_at=file.expired_at,
             uploaded_at=file.created_at,
-            has_compression=False,
-            has_thumbnail=False,
-            is_encrypted=False,
+            has_compression=file.blob.preview_key is not None,
+            has_thumbnail=file.blob.thumbnail_key is not None,
+            is_encrypted=file.encrypted,
             pool=PoolRef(id=UUID(pool.id), name=pool.name),
             pool_id=UUID(file.pool_id),
             bundle_id=UUID(file.bundle_id) if file.bundle_id else None,
-            is_marked_recycle=False,
+            is_marked_recycle=file.recycled_at is not None,
             storage_id=file.blob.id,
             storage_url=None,
             references=[],
@@ -292,7 +297,7 @@ class CloudFileOut(BaseModel):
             resource_identifier=f"file:{file.id}",
             created_at=file.created_at,
             updated_at=file.updated_at,
-            deleted_at=None,
+            deleted_at=file.recycled_at,
             indexed=True,
             is_folder=False,
             object=_object_of(file),
@@ -303,11 +308,11 @@ def _object_of(file: CloudFile) -> ObjectOut:
     return ObjectOut(
         id=file.blob.id,
         size=file.size,
-        meta={},
+        meta=file.blob.facts or {},
         mime_type=file.mime_type,
         hash=file.digest.hex,
-        has_compression=False,
-        has_thumbnail=False,
+        has_compression=file.blob.preview_key is not None,
+        has_thumbnail=file.blob.thumbnail_key is not None,
         file_replicas=[],
         created_at=file.blob.created_at,
         updated_at=file.blob.created_at,

@@ -49,6 +49,7 @@ _REFUSALS = (
     e.PoolNotFound,
     e.BundleNotFound,
     e.FileTooLarge,
+    e.QuotaExceeded,
 )
 _CHUNK_BODY = {
     "type": "object",
@@ -98,6 +99,7 @@ def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
         e.TaskNotFound,
         e.TaskClosed,
         e.ChunkBusy,
+        e.ChunkConflict,
         e.ChunkSuperseded,
     )
     described[200] = {"description": "The chunk is durable.", "content": {}}
@@ -287,4 +289,4 @@ def _event(name: str, data: dict[str, Any]) -> str:
 
 
 def _out(verbs: Verbs, file: CloudFile) -> CloudFileOut:
-    return CloudFileOut.of(file, verbs.pools[file.pool_id])
+    return CloudFileOut.of(file, verbs.pools.named(file.pool_id))

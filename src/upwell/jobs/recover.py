@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from upwell.core.blobs import problem_of, stored_size
 from upwell.core.uploads import is_whole, stored_layout_of
-from upwell.errors import AccountExists, PoolExists, SlugTaken
+from upwell.errors import AccountExists, NotReady, PoolExists, SlugTaken
 from upwell.model import Allowance, Garbage
 
 if TYPE_CHECKING:
@@ -215,7 +215,10 @@ class Recovery:
             (self._found.dropped if drop else self._found.damaged).append(named)
 
     def _store(self, pool_id: str) -> BlobStore | None:
-        home = self._homes.get(pool_id)
+        try:
+            home = self._homes.get(pool_id)
+        except NotReady:  # its disk is not there
+            home = None
         if home is None:
             self._found.pools_unknown.add(pool_id)
         return home.store if home else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from upwell.errors import NotReady
 from upwell.model import Garbage
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Sweeper:
         purged = self._catalog.purge_recycled(now - self._retention.recycled)
         bundles = self._catalog.expire_bundles(now)
         self._forget(now)
-        strays = sum(self._drop_strays(pool_id) for pool_id in self._homes)
+        strays = sum(self._drop_strays_if_there(pool_id) for pool_id in self._homes)
         return Swept(tasks, files, purged, bundles, self._free(), strays)
 
     def _forget(self, now: datetime) -> None:
@@ -147,15 +148,23 @@ class Sweeper:
         return freed
 
     def _delete(self, item: Garbage) -> bool:
-        home = self._homes.get(item.pool_id)
-        if home is None:
-            return False
         try:
+            home = self._homes.get(item.pool_id)
+            if home is None:
+                return False
             home.store.delete(item.key)
-        except OSError as error:
+        except (OSError, NotReady) as error:
             _log.warning("bytes not removed; the next sweep tries again", error=str(error))
             return False
         return True
+
+    def _drop_strays_if_there(self, pool_id: str) -> int:
+        """A pool whose disk is not there does not hold up the others."""
+        try:
+            return self._drop_strays(pool_id)
+        except NotReady as error:
+            _log.warning("a pool is not swept", pool=pool_id, error=error.message)
+            return 0
 
     def _drop_strays(self, pool_id: str) -> int:
         """Remove bytes that no row names and that nobody has touched for a while."""

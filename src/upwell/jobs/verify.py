@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from upwell.core import blobs
 from upwell.core.uploads import is_whole
-from upwell.errors import StorageFull, TaskClosed
+from upwell.errors import NotReady, StorageFull, TaskClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -90,7 +90,7 @@ class Verifier:
         """None when the pool is unknown, or its disk is not there."""
         try:
             home = self._homes.get(pool_id)
-        except OSError:
+        except (OSError, NotReady):
             return None
         return home.store if home else None
 

@@ -1,0 +1,221 @@
+"""Bundles and signed links as JSON."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import quote
+from uuid import UUID
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from upwell.core.bundles import NewBundle, public_facts
+from upwell.core.links import NewLink, SignedLink
+from upwell.errors import ValidationFailed
+from upwell.http.schemas import AskedInstant, Instant, Name, RequestBody, Secret
+
+if TYPE_CHECKING:
+    from upwell.model import Bundle, CloudFile
+
+MAX_DOWNLOADS = 1_000_000
+LONGEST_LINK = 10 * 366 * 86_400  # seconds
+LINK_LIFE = 7 * 86_400
+
+Slug = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{1,62}[a-z0-9]$",
+        description="In the bundle's address: 3 to 64 lower-case letters, digits and inner "
+        "hyphens.",
+    ),
+]
+Description = Annotated[
+    str, StringConstraints(min_length=1, max_length=10_000, pattern=r"^[^\x00]+$")
+]
+Passcode = Annotated[
+    Secret | None, Field(description="Who reads the bundle needs it; kept as Argon2id.", repr=False)
+]
+Ends = Annotated[
+    AskedInstant, Field(description="In the future; the bundle and its files are gone then.")
+]
+Removable = Literal["description", "passcode", "expired_at"]
+
+
+class CreateBundle(RequestBody):
+    """A bundle to be made; its slug is made up when there is none."""
+
+    name: Name
+    slug: Slug | None = None
+    description: Description | None = None
+    passcode: Passcode = None
+    expired_at: Ends | None = None
+
+    def command(self) -> NewBundle:
+        return NewBundle(self.name, self.slug, self.description, self.passcode, self.expired_at)
+
+
+class ChangeBundle(RequestBody):
+    """What is to be different. ``null`` is as good as absent: ``unset`` takes something away."""
+
+    name: Name | None = None
+    slug: Slug | None = None
+    description: Description | None = None
+    passcode: Passcode = None
+    expired_at: Ends | None = None
+    unset: list[Removable] = Field(
+        default_factory=list, max_length=10, description="What is to be taken away."
+    )
+
+    def changes(self) -> dict[str, Any]:
+        """As fields of a bundle. Raises ValidationFailed when they contradict each other."""
+        names = ("name", "slug", "description", "passcode", "expired_at")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        both = sorted({*given} & {*self.unset})
+        if both:
+            why = f"names {', '.join(both)}, which the request sets too"
+            raise ValidationFailed(f"unset {why}.", errors={"unset": [why]})
+        return given | dict.fromkeys(self.unset)
+
+
+class PlaceFile(RequestBody):
+    """Which bundle a file goes into."""
+
+    bundle_id: UUID
+
+
+class BundleOut(BaseModel):
+    """Files shared under one address, for their owner."""
+
+    id: UUID
+    slug: str
+    name: str
+    description: str | None
+    has_passcode: bool
+    expired_at: Instant | None
+    files_count: int
+    url: str = Field(description="Its public page.")
+    created_at: Instant
+    updated_at: Instant
+
+    @classmethod
+    def of(cls, bundle: Bundle, files_count: int, base: str) -> BundleOut:
+        return cls(
+            id=UUID(bundle.id),
+            slug=bundle.slug,
+            name=bundle.name,
+            description=bundle.description,
+            has_passcode=bundle.passcode_hash is not None,
+            expired_at=bundle.expired_at,
+            files_count=files_count,
+            url=f"{base}/b/{bundle.slug}",
+            created_at=bundle.created_at,
+            updated_at=bundle.updated_at,
+        )
+
+
+class SharedFileOut(BaseModel):
+    """A file of a bundle, as anyone may see it."""
+
+    id: str
+    name: str
+    size: int = Field(description="Bytes of the content.")
+    mime_type: str
+    created_at: Instant
+    has_thumbnail: bool
+    is_encrypted: bool = Field(description="To be read with its password.")
+    file_meta: dict[str, Any] = Field(description="What the content is; never where it was made.")
+    url: str = Field(description="Its bytes; send the bundle's passcode there too.")
+    thumbnail_url: str | None
+
+    @classmethod
+    def of(cls, file: CloudFile, base: str) -> SharedFileOut:
+        url = f"{base}/api/files/{file.id}"
+        has_thumbnail = file.blob.thumbnail_key is not None
+        return cls(
+            id=file.id,
+            name=file.name,
+            size=file.size,
+            mime_type=file.mime_type,
+            created_at=file.created_at,
+            has_thumbnail=has_thumbnail,
+            is_encrypted=file.encrypted,
+            file_meta=public_facts(file),
+            url=url,
+            thumbnail_url=f"{url}?thumbnail=true" if has_thumbnail else None,
+        )
+
+
+class PublicBundleOut(BaseModel):
+    """A bundle as anyone may see it who has its slug, and its passcode where it has one."""
+
+    slug: str
+    name: str
+    description: str | None
+    expired_at: Instant | None
+    files_count: int = Field(description="In all; `files` is a page of them, oldest first.")
+    files: list[SharedFileOut]
+    zip_url: str = Field(description="All files as one ZIP; send the passcode there too.")
+
+    @classmethod
+    def of(cls, bundle: Bundle, files: list[CloudFile], total: int, base: str) -> PublicBundleOut:
+        return cls(
+            slug=bundle.slug,
+            name=bundle.name,
+            description=bundle.description,
+            expired_at=bundle.expired_at,
+            files_count=total,
+            files=[SharedFileOut.of(file, base) for file in files],
+            zip_url=f"{base}/api/bundles/public/{bundle.slug}/zip",
+        )
+
+
+class CreateLink(RequestBody):
+    """A signed link to be made; it lives a week when nothing else is said."""
+
+    expires_at: Annotated[AskedInstant | None, Field(description="In the future.")] = None
+    expires_in: Annotated[
+        int | None,
+        Field(ge=1, le=LONGEST_LINK, strict=True, description="Seconds; instead of `expires_at`."),
+    ] = None
+    max_downloads: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MAX_DOWNLOADS,
+            strict=True,
+            description="Whole downloads, in as many pieces as it takes; any number when absent.",
+        ),
+    ] = None
+
+    def command(self) -> NewLink:
+        """Raises ValidationFailed when both ends are given."""
+        if self.expires_at is not None and self.expires_in is not None:
+            why = "cannot be given together with expires_in"
+            raise ValidationFailed(f"expires_at {why}.", errors={"expires_at": [why]})
+        life = timedelta(seconds=LINK_LIFE if self.expires_in is None else self.expires_in)
+        return NewLink(self.expires_at or life, self.max_downloads)
+
+
+class LinkOut(BaseModel):
+    """A signed link: whoever has its ``url`` reads the file."""
+
+    id: str
+    file_id: str
+    url: str = Field(description="Keep it as secret as the file.")
+    expires_at: Instant
+    max_downloads: int | None
+    downloads_left: int | None = Field(description="Whole ones; null for any number.")
+    created_at: Instant
+
+    @classmethod
+    def of(cls, signed: SignedLink, base: str) -> LinkOut:
+        link = signed.link
+        return cls(
+            id=link.id,
+            file_id=link.file_id,
+            url=f"{base}/s/{link.id}?signature={quote(signed.signature)}",
+            expires_at=link.expires_at,
+            max_downloads=link.max_downloads,
+            downloads_left=signed.downloads_left,
+            created_at=link.created_at,
+        )
