@@ -153,28 +153,33 @@ def open_homes(settings: Settings, catalog: Catalog) -> Homes:
 def server_key(settings: Settings) -> ServerKey:
     """The server's key, made when there is none. Raises NotReady when it is not whole."""
     path = settings.data / "server.key"
-    with suppress(FileExistsError):
-        fresh = path.with_name(f"server.key.{secrets.token_hex(4)}")
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, secrets.token_bytes(SIZE))
-            os.fsync(fd)
-            os.link(fresh, path)  # whole or not at all, and never in the place of another
-            sync_folder(settings.data)
-        finally:
-            os.close(fd)
-            fresh.unlink()
+    if not path.exists():
+        _make_key(path)
     try:
         return ServerKey(path.read_bytes())
     except ValueError:
         raise NotReady(f"{path} is damaged: restore it from a backup.") from None
 
 
+def _make_key(path: Path) -> None:
+    with suppress(FileExistsError):  # another process made it
+        fresh = path.with_name(f"server.key.{secrets.token_hex(4)}")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, secrets.token_bytes(SIZE))
+            os.fsync(fd)
+            os.link(fresh, path)  # whole or not at all, and never in the place of another
+            sync_folder(path.parent)
+        finally:
+            os.close(fd)
+            fresh.unlink()
+
+
 def build(settings: Settings, clock: Clock = utc_now) -> Core:
     """Open the data folder and wire everything. Starts no thread of its own."""
     catalog = open_catalog(settings)
     homes, key = open_homes(settings, catalog), server_key(settings)
-    examiner = Examiner()
+    examiner, senses = Examiner(), Senses(sniff, wants)
     private = settings.webhook_private_networks
     delivering = deliveries.Deliveries(
         catalog, Events(catalog, clock, key), clock, private_networks=private
@@ -187,7 +192,8 @@ def build(settings: Settings, clock: Clock = utc_now) -> Core:
                 previews.Previews(catalog, homes, clock, examiner.examine).do, previews.DELAYS
             ),
             JobKind.MOVE: Work(
-                moves.Moves(catalog, homes, clock, settings.account_quota).do, moves.DELAYS
+                moves.Moves(catalog, homes, clock, settings.account_quota, senses).do,
+                moves.DELAYS,
             ),
             JobKind.DELIVER: Work(delivering.do, deliveries.DELAYS, deliveries.THREADS),
         },

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
 import pytest
-import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.api.world import Api, Clock, LoopTransport, Server, World, add_second_pool, settings_of
-from upwell.app import asgi, build
+from tests.api.world import Api, LoopTransport, World, serving
 from upwell.http.api import PREFIXES
-from upwell.http.server import UpwellProtocol
+from upwell.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,34 +20,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    clock = Clock()
-    core = build(settings_of(tmp_path_factory.mktemp("data")), clock)
-    add_second_pool(core)
-    server = Server(
-        uvicorn.Config(
-            asgi(core),
-            http=UpwellProtocol,
-            port=0,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-        )
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        threading.Event().wait(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    description = httpx2.get(f"{url}/openapi.json", trust_env=False).json()
-    made = World(core, clock, asgi(core), url, description)
-    made.secrets = {name: made.token(name) for name in ("alice", "bob")}
-    yield made
-    server.should_exit = True
-    thread.join()
-    core.close()
+    with serving(tmp_path_factory.mktemp("data")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +50,18 @@ def live(world: World) -> Iterator[Api]:
 def stranger(world: World) -> Iterator[Api]:
     """Bob, over our server."""
     with Api(world, None, world.secrets["bob"]) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def boss_token(world: World) -> str:
+    return world.token("boss", scopes=frozenset(Scope))
+
+
+@pytest.fixture
+def boss(world: World, boss_token: str) -> Iterator[Api]:
+    """An admin, over our server."""
+    with Api(world, None, boss_token) as client:
         yield client
 
 

@@ -37,18 +37,6 @@ FIELDS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def boss_token(world: World) -> str:
-    account = world.core.accounts.create("boss", admin=True)
-    return world.core.accounts.issue(account, "test", scopes=frozenset(Scope))
-
-
-@pytest.fixture
-def boss(world: World, boss_token: str) -> Iterator[Api]:
-    with Api(world, None, boss_token) as client:
-        yield client
-
-
 @pytest.fixture
 def make(boss: Api) -> Iterator[Callable[..., Any]]:
     """Makes pools; after the test they are gone, or hidden when something is in them."""

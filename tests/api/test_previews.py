@@ -17,6 +17,8 @@ from upwell.model import JobKind
 if TYPE_CHECKING:
     from tests.api.world import Api
 
+pytestmark = pytest.mark.slow
+
 
 def _photo(width: int = 900, height: int = 600) -> bytes:
     """A JPEG of noise, turned by a quarter, taken somewhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -149,6 +150,44 @@ def test_bad_credentials(anonymous: Api, headers: dict[str, str]) -> None:
     assert answer.status_code == 401
     assert error_of(answer)["code"] in ("AUTH_REQUIRED", "TOKEN_INVALID")
     assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_what_is_not_text_names_no_file(api: Api) -> None:
+    kept = api.direct()["id"]
+    for bad in (b"\\ud800", b"\\u0000", b"x" * 1000):
+        ids = b'{"file_ids": ["%b", "%b"]}' % (kept.encode(), bad)
+        answer = api.post("/api/files/batches/delete", content=ids, headers=JSON)
+        refused(answer, 400, "VALIDATION_FAILED")
+    assert api.get(f"/api/files/{kept}/info").status_code == 200
+
+
+def test_a_bug_of_ours_has_the_one_shape_too(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("of a bug")
+
+    monkeypatch.setattr(api.world.core.files, "info", broken)
+    api.event_hooks = {}
+    answer = api.get("/api/files/x/info")
+    assert answer.status_code == 500
+    assert answer.json()["code"] == "INTERNAL_ERROR"
+    assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
+    assert "of a bug" not in answer.text
+    assert not caplog.records  # the server's own logger: it was told in ours
+
+
+def test_a_body_that_does_not_come(live: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("upwell.http.guard.JSON_SECONDS", 0.05)
+
+    def slowly() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(0.3)
+        yield b"}"
+
+    for method, path in (("POST", CREATE), ("PATCH", "/api/files/x/name"), ("POST", "/api/pools")):
+        answer = live.request(method, path, content=slowly(), headers=JSON)
+        refused(answer, 408, "BODY_TIMEOUT")
 
 
 def _raw(world: World, data: bytes) -> bytes:

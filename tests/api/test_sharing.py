@@ -136,6 +136,16 @@ def test_a_bundle_from_beginning_to_end(api: Api, prefix: str) -> None:
     refused(api.get(f"/api/files/{file['id']}/info"), 404, "FILE_NOT_FOUND")
 
 
+def test_a_bundle_by_its_id_in_capitals(live: Api) -> None:
+    """As Swift spells a UUID."""
+    made = bundle_of(live)
+    path = f"/api/bundles/{made['id'].upper()}"
+    assert live.get(path).json() == made
+    assert live.get(f"{path}/files").json() == []
+    assert live.patch(path, json={"name": "capital"}).json()["name"] == "capital"
+    assert live.delete(path).status_code == 204
+
+
 def test_a_change_changes_what_it_names(api: Api) -> None:
     made = bundle_of(api, description="about", passcode=RIGHT, expired_at=soon(days=1))
     path = f"/api/bundles/{made['id']}"

@@ -188,7 +188,12 @@ def test_what_is_no_size_is_refused(api: Api, size: Any) -> None:
     assert "file_size" in refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")["errors"]
 
 
-@pytest.mark.parametrize("size", [1 << 50, 1 << 60])
+def test_a_whole_number_may_be_written_with_a_point(api: Api) -> None:
+    made = api.create(unique(12), file_size=12.0, chunk_size=5e0)
+    assert (made["chunk_size"], made["chunks_count"]) == (5, 3)
+
+
+@pytest.mark.parametrize("size", [1 << 50, 10**18])
 def test_what_cannot_fit_is_refused_at_once(api: Api, size: int) -> None:
     answer = api.post(CREATE, json=described(unique()) | {"file_size": size})
     assert answer.status_code in (413, 507)

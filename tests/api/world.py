@@ -7,17 +7,24 @@ import hashlib
 import os
 import re
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 import uvicorn
+from pydantic import ByteSize
 
+from upwell.app import asgi, build
 from upwell.config import Settings
+from upwell.http.server import UpwellProtocol
 from upwell.model import Policy, Pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from starlette.types import ASGIApp
 
     from upwell.app import Core
@@ -84,8 +91,8 @@ class Server(uvicorn.Server):
     def install_signal_handlers(self) -> None: ...
 
 
-def settings_of(data: Any) -> Settings:
-    return Settings(data=data, direct_max_size=DIRECT_MAX)  # type: ignore[arg-type]
+def settings_of(data: Path) -> Settings:
+    return Settings(data=data, direct_max_size=ByteSize(DIRECT_MAX))
 
 
 def add_second_pool(core: Core) -> None:
@@ -94,6 +101,40 @@ def add_second_pool(core: Core) -> None:
         max_file_size=1000, accept_types=("image/*",), allow_encryption=False, public_usable=True
     )
     core.catalog.add_pool(Pool(SECOND_POOL, "pictures", policy, None, None, now, now))
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[World]:
+    """A server of its own, with the accounts alice and bob, and the admin boss."""
+    clock = Clock()
+    core = build(settings_of(data), clock)
+    add_second_pool(core)
+    core.accounts.create("boss", admin=True)
+    server = Server(
+        uvicorn.Config(
+            asgi(core),
+            http=UpwellProtocol,
+            port=0,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+        )
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        threading.Event().wait(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    description = httpx2.get(f"{url}/openapi.json", trust_env=False).json()
+    made = World(core, clock, asgi(core), url, description)
+    made.secrets = {name: made.token(name) for name in ("alice", "bob")}
+    yield made
+    server.should_exit = True
+    thread.join()
+    core.close()
 
 
 class Api(httpx2.Client):

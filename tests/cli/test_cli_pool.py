@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from tests.cli.conftest import Run
 
+pytestmark = pytest.mark.slow
+
 GUID = "3f0a2f1e-6d0b-4a51-9a3e-0d8f3a0f7c11"
 FILMS = {"id": GUID, "name": "films"}
 DEFAULT = {"id": DEFAULT_POOL_ID, "name": "default"}

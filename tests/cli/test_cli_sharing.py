@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from typer.testing import Result
 
+pytestmark = pytest.mark.slow
+
 BIN_POOL = "a0e6f7c4-0000-4000-8000-00000000000b"
 UNKNOWN = "0" * 32
 

@@ -51,6 +51,7 @@ from upwell.errors import (
     NotReady,
     PoolExists,
     PoolInUse,
+    PoolNotFound,
     QuotaExceeded,
     StorageFull,
     TaskClosed,
@@ -464,6 +465,7 @@ class TestTasks:
     def test_another_content_or_destination_is_another_task(
         self, catalog: Catalog, ann: Account, change: dict[str, Any]
     ) -> None:
+        catalog.add_pool(_pool(pool_id="p"))
         first = _begin(catalog, _task(ann))
         other = replace(_again(first), **change)
         assert _begin(catalog, other) == other
@@ -1325,6 +1327,26 @@ class TestPools:
         assert dict(catalog.usage(ann.id)) == {}
 
 
+@pytest.mark.parametrize("what", ["task", "file", "shared", "moved"])
+def test_nothing_enters_a_pool_that_was_removed(catalog: Catalog, ann: Account, what: str) -> None:
+    there = _stored(catalog, ann)
+    blob = replace(_blob(), pool_id=OTHER)
+    file = _file(ann, blob, pool_id=OTHER)
+    held = catalog.usage(ann.id)
+    enter: dict[str, Callable[[], Any]] = {
+        "task": lambda: _begin(catalog, _task(ann, pool_id=OTHER)),
+        "file": lambda: catalog.add_file(blob, file, FREE),
+        "shared": lambda: catalog.share_blob(_file(ann, there.blob, pool_id=OTHER)),
+        "moved": lambda: catalog.move_file(there.id, ann.id, blob, NOW, FREE),
+    }
+    with pytest.raises(PoolNotFound):
+        enter[what]()
+    assert catalog.files(ann.id, NOW, 0, 10).items == [there]
+    assert catalog.usage(ann.id) == held
+    catalog.add_pool(_pool())
+    enter[what]()
+
+
 class TestUsage:
     def test_nothing_is_held_at_first(self, catalog: Catalog, ann: Account) -> None:
         assert catalog.usage(ann.id) == {}
@@ -1361,6 +1383,7 @@ class TestUsage:
     def test_shared_bytes_count_once_where_they_lie_and_files_where_they_are(
         self, catalog: Catalog, ann: Account, bob: Account
     ) -> None:
+        catalog.add_pool(_pool())
         first = _stored(catalog, ann, blob=_blob(1))
         catalog.share_blob(_file(ann, first.blob))
         there = _file(ann, first.blob, pool_id=OTHER)
@@ -1381,6 +1404,7 @@ class TestUsage:
 
     def test_repair_mends_every_figure_that_is_wrong(self, sql: SqlCatalog) -> None:
         ann, bob = _account(sql, "ann"), _account(sql, "bob")
+        sql.add_pool(_pool())
         _stored(sql, ann, blob=_blob(7))
         _stored(sql, bob, blob=replace(_blob(8), pool_id=OTHER))
         _begin(sql, _task(ann))
@@ -1405,6 +1429,7 @@ class TestQuota:
     def test_upload_that_does_not_fit_is_refused_with_the_figures(
         self, catalog: Catalog, ann: Account, bob: Account
     ) -> None:
+        catalog.add_pool(_pool())
         _stored(catalog, ann, blob=replace(_blob(300), pool_id=OTHER), pool_id=OTHER)
         _stored(catalog, bob, blob=_blob(200))
         task = _task(ann)
@@ -1568,6 +1593,10 @@ class TestRecycleBin:
 
 
 class TestMove:
+    @pytest.fixture(autouse=True)
+    def _other_pool(self, catalog: Catalog) -> None:
+        catalog.add_pool(_pool())
+
     @staticmethod
     def _copy(file: CloudFile, pool_id: str = OTHER) -> Blob:
         return replace(file.blob, id=uuid.uuid4().hex, pool_id=pool_id, key=uuid.uuid4().hex)
@@ -1906,6 +1935,7 @@ class Bookkeeping(RuleBasedStateMachine):
     @initialize()
     def account(self) -> None:
         self.ann = _account(self.catalog, "ann")
+        self.catalog.add_pool(_pool())
 
     @rule(
         target=running,
@@ -2232,6 +2262,13 @@ def test_the_books_are_straight_after_anything() -> None:
 def sql(tmp_path: Path) -> Iterator[SqlCatalog]:
     with closing(SqlCatalog.open(tmp_path / "catalog.db")) as opened:
         yield opened
+
+
+def test_errors_of_the_database_tell_no_values_i9(sql: SqlCatalog) -> None:
+    token = Token("t", "nobody", "tell-tale", b"tell-tale", frozenset(), NOW)
+    with pytest.raises(sa.exc.IntegrityError) as caught:
+        sql.add_token(token)
+    assert "tell-tale" not in str(caught.value)
 
 
 class TestGroupCommit:

@@ -504,6 +504,27 @@ class TestBundleExpiry:
         assert sorted(noted) == sorted((EventType.FILE_UPDATED, id_) for id_ in ids(files))
         assert catalog.jobs(JobKind.DELIVER, hook.id, 0, 0).total == 8
 
+    @pytest.mark.parametrize("later", [None, LATER + timedelta(days=1)])
+    def test_uploads_in_progress_go_on_with_it_too(
+        self, catalog: Catalog, ann: Account, later: datetime | None
+    ) -> None:
+        bundle = bundled(catalog, ann, expired_at=LATER)
+        short = pooled(catalog, file_expiry=(LATER - NOW) + timedelta(hours=1))
+        with_it = adding(catalog, ann, bundle_id=bundle.id, expired_at=LATER)
+        limited = adding(catalog, ann, bundle_id=bundle.id, expired_at=LATER, pool_id=short.id)
+        before = adding(catalog, ann, bundle_id=bundle.id, expired_at=NOW + (LATER - NOW) / 2)
+        elsewhere = adding(catalog, ann, expired_at=LATER)
+        assert catalog.update_bundle(bundle.id, ann.id, NOW, change_to(expired_at=later))
+        ends = [
+            catalog.task(ann.id, task.id, NOW) for task in (with_it, limited, before, elsewhere)
+        ]
+        assert [task and task.expired_at for task in ends] == [
+            later,
+            LATER + timedelta(hours=1),
+            before.expired_at,
+            LATER,
+        ]
+
 
 class TestFit:
     """A file is made with the bundle that its upload was made for; that may have changed."""

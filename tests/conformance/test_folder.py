@@ -24,6 +24,7 @@ from upwell.catalog import (
 from upwell.catalog.journal import Journal
 from upwell.core.ports import Noted
 from upwell.errors import NotReady
+from upwell.jobs.sweep import Sweeper
 from upwell.model import (
     DEFAULT_POOL_ID,
     Account,
@@ -144,6 +145,7 @@ class TestJournal:
 
     def test_what_becomes_of_a_file_is_noted(self, catalog: FolderCatalog, tmp_path: Path) -> None:
         catalog.add_account(ANN)
+        catalog.add_pool(Pool(OTHER, "other", Policy(), None, None, NOW, NOW))
         blob = replace(file_of(b"x").blob, sealed=Sealed(200, 2**20, "c"), crc32=2**32 - 1)
         file = stored(catalog, b"x", blob=blob)
         shared = replace(file, id="s", expired_at=None)
@@ -322,6 +324,18 @@ class TestSnapshot:
         assert catalog.renew_snapshot()
         assert catalog.lease("sweep", "me", NOW, NOW + HOUR)
         assert not catalog.renew_snapshot()
+
+    def test_a_sweep_that_finds_nothing_is_no_reason_to_renew_it(
+        self, catalog: FolderCatalog
+    ) -> None:
+        assert catalog.renew_snapshot()
+        Sweeper(catalog, {}, lambda: NOW).sweep()
+        assert not catalog.renew_snapshot()
+        catalog.add_account(ANN)
+        stored(catalog, b"x", expired_at=NOW + HOUR)
+        assert catalog.renew_snapshot()
+        Sweeper(catalog, {}, lambda: NOW + HOUR).sweep()
+        assert catalog.renew_snapshot()
 
     def test_a_damaged_catalog_never_takes_its_place(
         self, catalog: FolderCatalog, tmp_path: Path

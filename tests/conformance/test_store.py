@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -618,6 +619,20 @@ def test_listings_name_what_there_is(store: BlobStore) -> None:
     assert set(staged) == {(layout.key, one.staged), (layout.key, two.staged)}
     after = datetime.now(UTC) + timedelta(seconds=2)
     assert all(before < changed < after for changed in [*keys.values(), *staged.values()])
+
+
+def test_what_is_touched_is_young(store: BlobStore) -> None:
+    layout, _ = upload(store, text(N))
+    key = store.put(b"x")
+    then = dict(store.list_keys())
+    time.sleep(0.02)
+    store.touch(key)
+    now = dict(store.list_keys())
+    assert now[key] > then[key]
+    assert now[layout.key] == then[layout.key]
+    store.delete(key)
+    with pytest.raises(FileNotFoundError):
+        store.touch(key)
 
 
 def test_unstage_removes_one_or_all(store: BlobStore) -> None:

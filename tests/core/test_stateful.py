@@ -595,7 +595,7 @@ def _profile(examples: int, steps: int) -> settings:
 
 @pytest.mark.parametrize("kind", MACHINES)
 def test_the_core_agrees_with_its_model(kind: str) -> None:
-    run_state_machine_as_test(MACHINES[kind], settings=_profile(8, 25))
+    run_state_machine_as_test(MACHINES[kind], settings=_profile(4, 25))
 
 
 @pytest.mark.slow

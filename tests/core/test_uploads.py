@@ -15,6 +15,7 @@ import pytest
 from tests.core.world import (
     ALL,
     CHUNK,
+    KEY,
     OTHER_POOL,
     Core,
     Recorder,
@@ -25,9 +26,10 @@ from tests.core.world import (
     piece,
     sha256,
 )
+from upwell.core.creating import Senses
 from upwell.core.homes import Home
 from upwell.core.receiving import Checksum, ChunkWriter
-from upwell.core.uploads import Verifying
+from upwell.core.uploads import Uploads, Verifying
 from upwell.errors import (
     BundleNotFound,
     ChecksumMismatch,
@@ -47,7 +49,16 @@ from upwell.errors import (
     UpwellError,
     ValidationFailed,
 )
-from upwell.model import CloudFile, Digest, NewUpload, Principal, Scope, TaskStatus, UploadTask
+from upwell.model import (
+    GENERIC_TYPE,
+    CloudFile,
+    Digest,
+    NewUpload,
+    Principal,
+    Scope,
+    TaskStatus,
+    UploadTask,
+)
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -884,3 +895,15 @@ def test_direct_never_gives_what_another_account_holds(small: World) -> None:
     assert mine.blob.key != theirs.blob.key
     with pytest.raises(FileNotFound):
         small.files.info(small.me, theirs.id)
+
+
+def test_the_bytes_tell_the_type_of_a_content_that_is_there_already(small: World) -> None:
+    senses = Senses(lambda head: "image/png" if head == content(20) else None)
+    small.uploads = Uploads(small.catalog, small.homes, small.clock, KEY, senses=senses)
+    asked = {"content_type": GENERIC_TYPE}
+    small.upload(small.me, content(20), content_type="text/plain")
+    there = small.uploads.create(small.me, new_upload(content(20), file_name="b", **asked))
+    assert isinstance(there, CloudFile)
+    assert there.mime_type == "image/png"
+    again = new_upload(content(20), file_name="c", **asked)
+    assert small.uploads.store_direct(small.me, again, content(20)).mime_type == "image/png"

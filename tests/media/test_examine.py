@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from upwell.media.facts import Examined
 
+pytestmark = pytest.mark.slow
+
 if not available():
     pytest.skip("needs the extra media", allow_module_level=True)
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from tests.media.conftest import Examine
 
+pytestmark = pytest.mark.slow
+
 KINDS: dict[str, Callable[[], bytes]] = {
     "image/jpeg": lambda: samples.saved(samples.picture(), "JPEG", exif=samples.exif(6)),
     "image/png": lambda: samples.saved(samples.picture(64, 64), "PNG", exif=samples.exif()),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tests.media.conftest import Examine
     from upwell.media.facts import Examined
 
+pytestmark = pytest.mark.slow
+
 CORNERS = {"red": (255, 0, 0), "lime": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 UPRIGHT = ["red", "lime", "blue", "white"]  # clockwise from the upper left
 

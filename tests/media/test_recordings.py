@@ -18,6 +18,8 @@ from upwell.media import recordings
 if TYPE_CHECKING:
     from tests.media.conftest import Examine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("form", "video", "audio", "mime_type", "codecs"),

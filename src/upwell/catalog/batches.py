@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,9 +19,17 @@ _LARGEST = 2**63 - 1
 def repeat(database: Sqlite, some: Callable[[Connection], int]) -> int:
     """Run ``some`` until it finds nothing more, a transaction each; how many in all."""
     total = 0
-    while done := database.write(some):
+    while done := write_some(database, some):
         total += done
     return total
+
+
+def write_some(database: Sqlite, some: Callable[[Connection], int]) -> int:
+    """Run ``some``, which matters when it did something; how many."""
+    done = database.write(some, matters=False)
+    if done:
+        database.written_at = time.time()
+    return done
 
 
 def column_int(number: int) -> int:

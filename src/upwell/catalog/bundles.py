@@ -72,7 +72,7 @@ def _free_slug(conn: Connection, slug: str, now: datetime) -> None:
     """An expired bundle is not found, so it does not keep its slug until it is swept."""
     overdue = sa.and_(bundles.c.slug == slug, bundles.c.expired_at <= now)
     for row in conn.execute(sa.select(bundles).where(overdue)).all():
-        _remove(conn, row.id, row.account_id)
+        _remove(conn, row.id)
 
 
 def _taken(slug: str) -> SlugTaken:
@@ -152,6 +152,7 @@ def _follow(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> list[s
         changed += _cut(conn, new.id, is_, now)
     if was is not None and (is_ is None or is_ > was):
         changed += _extend(conn, new.id, was, is_, now)
+        _extend_uploads(conn, new.id, was, is_)
     return changed
 
 
@@ -166,14 +167,41 @@ def _extend(
     conn: Connection, bundle_id: str, was: datetime, end: datetime | None, now: datetime
 ) -> Sequence[str]:
     """Files that end with the bundle go on with it, as long as their pool lets a file live."""
-    lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == files.c.pool_id)
-    age = sa.type_coerce(files.c.created_at, sa.BigInteger)
-    most = sa.type_coerce(age + lifetime.scalar_subquery() * 1_000_000, Instant)
-    later = sa.and_(files.c.expired_at == was, sa.or_(most.is_(None), most > was))
-    until = most if end is None else sa.case((most < end, most), else_=sa.literal(end, Instant))
+    later, until = _extended(files, was, end)
     change = sa.update(files).where(files.c.bundle_id == bundle_id, later)
     extended = change.values(expired_at=until, updated_at=now).returning(files.c.id)
     return conn.execute(extended).scalars().all()
+
+
+def _extend_uploads(conn: Connection, bundle_id: str, was: datetime, end: datetime | None) -> None:
+    """And so do the files that uploads in progress are going to be."""
+    later, until = _extended(tasks, was, end)
+    change = sa.update(tasks).where(_uploads_in(bundle_id), later)
+    conn.execute(change.values(expired_at=until))
+
+
+def _extended(
+    table: sa.Table, was: datetime, end: datetime | None
+) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[Any]]:
+    """Which rows of those that end at ``was`` may go on, and until when."""
+    lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == table.c.pool_id)
+    age = sa.type_coerce(table.c.created_at, sa.BigInteger)
+    most = sa.type_coerce(age + lifetime.scalar_subquery() * 1_000_000, Instant)
+    later = sa.and_(table.c.expired_at == was, sa.or_(most.is_(None), most > was))
+    until = most if end is None else sa.case((most < end, most), else_=sa.literal(end, Instant))
+    return later, until
+
+
+def _uploads_in(bundle_id: str) -> sa.ColumnElement[bool]:
+    """Those in progress. By pool and account there is an index of them; by bundle there is
+    none."""
+    account = sa.select(bundles.c.account_id).where(bundles.c.id == bundle_id)
+    return sa.and_(
+        in_progress,
+        tasks.c.pool_id.in_(sa.select(pools.c.id)),
+        tasks.c.account_id == account.scalar_subquery(),
+        tasks.c.bundle_id == bundle_id,
+    )
 
 
 def _note_updated(conn: Connection, account_id: str, ids: Sequence[str], now: datetime) -> None:
@@ -226,29 +254,22 @@ def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime
     if len(some) == _FEW:
         _empty(conn, files.c.id.in_([file_id for file_id, _ in some]))
         return False
-    _remove(conn, bundle_id, account_id)
+    _remove(conn, bundle_id)
     return True
 
 
 def expire_some(conn: Connection, now: datetime) -> int:
     """Its files have expired too, at the latest with it: the sweeper deletes those."""
-    query = sa.select(bundles.c.id, bundles.c.account_id).where(bundles.c.expired_at <= now)
+    query = sa.select(bundles.c.id).where(bundles.c.expired_at <= now)
     overdue = conn.execute(query.limit(_FEW).with_for_update()).all()
     for row in overdue:
-        _remove(conn, row.id, row.account_id)
+        _remove(conn, row.id)
     return len(overdue)
 
 
-def _remove(conn: Connection, bundle_id: str, account_id: str) -> None:
+def _remove(conn: Connection, bundle_id: str) -> None:
     """Remove the row; no file and no upload in progress names it any more."""
-    # By pool and account there is an index of the uploads in progress; by bundle there is none.
-    going_on = sa.and_(
-        in_progress,
-        tasks.c.pool_id.in_(sa.select(pools.c.id)),
-        tasks.c.account_id == account_id,
-        tasks.c.bundle_id == bundle_id,
-    )
-    conn.execute(sa.update(tasks).where(going_on).values(bundle_id=None))
+    conn.execute(sa.update(tasks).where(_uploads_in(bundle_id)).values(bundle_id=None))
     _empty(conn, files.c.bundle_id == bundle_id)
     conn.execute(sa.delete(bundles).where(bundles.c.id == bundle_id))
 

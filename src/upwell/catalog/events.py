@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from upwell.catalog import jobs
-from upwell.catalog.batches import BATCH, column_int
+from upwell.catalog.batches import BATCH, column_int, write_some
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import events, webhooks
 from upwell.model import Event, EventType, JobKind, NewJob, Webhook
@@ -207,7 +207,7 @@ class EventMethods:
         return self._db.read(lambda conn: last(conn, account_id))
 
     def forget_events(self, before: datetime) -> int:
-        return self._db.write(lambda conn: forget_some(conn, before))
+        return write_some(self._db, lambda conn: forget_some(conn, before))
 
     def add_webhook(self, webhook: Webhook) -> None:
         self._db.write(lambda conn: add_webhook(conn, webhook))

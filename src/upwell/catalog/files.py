@@ -61,6 +61,7 @@ def record(conn: Connection, blob: Blob, file: CloudFile, new_jobs: Sequence[New
 
 
 def _add_blob(conn: Connection, blob: Blob, account_id: str) -> None:
+    pools.require(conn, blob.pool_id)
     sealed = blob.sealed
     row = {
         "id": blob.id,
@@ -87,6 +88,7 @@ def share_blob(conn: Connection, file: CloudFile) -> bool:
     mine = sa.and_(blobs.c.id == file.blob.id, blobs.c.account_id == file.account_id)
     if conn.execute(sa.select(blobs.c.id).where(mine).with_for_update()).first() is None:
         return False
+    pools.require(conn, file.pool_id)
     _add(conn, file)
     return True
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog.batches import BATCH, column_int
+from upwell.catalog.batches import BATCH, column_int, write_some
 from upwell.catalog.schema import jobs
 from upwell.core.ports import Page
 from upwell.model import Job, JobKind
@@ -164,4 +164,4 @@ class JobMethods:
         return self._db.read(lambda conn: next_due(conn, kinds))
 
     def forget_jobs(self, before: datetime) -> int:
-        return self._db.write(lambda conn: forget_some(conn, before))
+        return write_some(self._db, lambda conn: forget_some(conn, before))

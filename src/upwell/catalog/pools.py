@@ -26,7 +26,7 @@ from upwell.catalog.schema import (
     tasks,
     usage,
 )
-from upwell.errors import PoolExists, PoolInUse, QuotaExceeded
+from upwell.errors import PoolExists, PoolInUse, PoolNotFound, QuotaExceeded
 from upwell.model import Policy, Pool, Usage
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 _FIGURES = ("stored_bytes", "reserved_bytes", "files")
 _SECOND = timedelta(seconds=1)
 _LOCK_POOL = sa.select(pools.c.id).where(pools.c.id == sa.bindparam("pool")).with_for_update()
+_KEEP_POOL = Prepared(
+    sa.select(pools.c.id).where(pools.c.id == sa.bindparam("pool")).with_for_update(read=True)
+)
 _TOTAL = sa.func.coalesce(sa.func.sum(usage.c.stored_bytes + usage.c.reserved_bytes), 0)
 
 
@@ -100,6 +103,12 @@ def remove(conn: Connection, pool_id: str) -> bool:
         conn.execute(sa.delete(table).where(table.c.pool_id == pool_id))
     conn.execute(sa.delete(pools).where(this))
     return True
+
+
+def require(conn: Connection, pool_id: str) -> None:
+    """Raises PoolNotFound when a pool was removed; else it stays until the transaction ends."""
+    if _KEEP_POOL.first(conn, {"pool": pool_id}) is None:
+        raise PoolNotFound("This pool was removed: choose another one.")
 
 
 def _exists(name: str) -> PoolExists:

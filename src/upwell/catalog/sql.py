@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from upwell.catalog import accounts, bundles, files, tasks
-from upwell.catalog.batches import column_int, repeat
+from upwell.catalog.batches import column_int, repeat, write_some
 from upwell.catalog.bundles import BundleMethods
 from upwell.catalog.events import EventMethods
 from upwell.catalog.jobs import JobMethods
@@ -285,7 +285,7 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         return self._db.read(lambda conn: files.unknown_keys(conn, pool_id, keys))
 
     def forget_tasks(self, before: datetime) -> int:
-        return self._db.write(lambda conn: tasks.forget_some(conn, before))
+        return write_some(self._db, lambda conn: tasks.forget_some(conn, before))
 
     def lease(self, name: str, holder: str, now: datetime, until: datetime) -> bool:
         return self._db.write(

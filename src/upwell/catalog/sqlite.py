@@ -54,6 +54,7 @@ class Sqlite:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+            hide_parameters=True,  # errors are logged: with names, digests, hashes (I9)
         )
         sa.event.listen(self.engine, "connect", _configure)
         self.turns = Turns(path, BUSY_SECONDS)

@@ -129,6 +129,7 @@ def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
             return _adopt(conn, held, task)
         if held is not None:
             _close(conn, held, TaskStatus.EXPIRED, task.created_at)
+        pools.require(conn, task.pool_id)
         pools.require_room(conn, task.account_id, task.pool_id, task.layout.size, allowance)
         row = _values(task) | {"identity": identity}
         if conn.execute(_insert_unless_held(conn.dialect.name), row).rowcount:

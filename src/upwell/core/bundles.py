@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -15,12 +16,13 @@ from upwell.errors import (
     FileNotFound,
     PasscodeRequired,
     PasscodeWrong,
+    UpwellError,
     ValidationFailed,
 )
 from upwell.model import Bundle, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from typing import Any
 
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 _SLUG_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that are taken for each other
 _SLUG_LENGTH = 14  # 69 bits: not to be found by trying
 _PROOF = "bundle proof"
-_PAGE = 500
+_EVERYTHING = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,18 +188,14 @@ class Bundles:
     def archive(self, bundle: Bundle) -> Archive:
         """All files of an opened bundle as one ZIP; encrypted ones as they are stored, with
         ``.age`` at the end of their names."""
-        # By id: one that was put in between two pages moves the others.
-        files = list({file.id: file for file in self._all_files(bundle)}.values())
+        files = self._catalog.bundle_files(bundle.id, self._clock(), 0, _EVERYTHING).items
         names = archive_names([f.name + ".age" * f.encrypted for f in files])
         entries = [self._entry(file, name) for file, name in zip(files, names, strict=True)]
-        return Archive(entries, lambda entry, crc: self._catalog.set_crc32(entry.key, crc))
+        return Archive(entries, self._learn)
 
-    def _all_files(self, bundle: Bundle) -> Iterator[CloudFile]:
-        offset, total = 0, 1
-        while offset < total:
-            page = self._catalog.bundle_files(bundle.id, self._clock(), offset, _PAGE)
-            yield from page.items
-            offset, total = offset + _PAGE, page.total
+    def _learn(self, entry: Entry, crc32: int) -> None:
+        with suppress(UpwellError):  # of a full disk: it is learnt the next time
+            self._catalog.set_crc32(entry.key, crc32)
 
     def _entry(self, file: CloudFile, name: str) -> Entry:
         blob = file.blob

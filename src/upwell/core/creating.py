@@ -5,7 +5,7 @@ Everything that may be against it is looked at before the first side effect (I5)
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -155,10 +155,19 @@ class Creating:
             if _same_destination(file, new, there):
                 return file
         for file in files:
-            shared = self._file(account, new, there, file.blob, new.digest)
+            told = replace(new, content_type=self._type_of(new.content_type, file.blob))
+            shared = self._file(account, told, there, file.blob, new.digest)
             if self._catalog.share_blob(shared):
                 return shared
         return None
+
+    def _type_of(self, declared: str, blob: Blob) -> str:
+        """The type of a content that is there already."""
+        if declared != GENERIC_TYPE:
+            return declared
+        with suppress(OSError), closing(self._homes[blob.pool_id].store.open(blob.key)) as reader:
+            return self._senses.type_of(declared, reader.read_at(0, HEAD))
+        return declared
 
     def _draft(self, principal: Principal, new: NewUpload, there: Destination) -> UploadTask:
         now = self._clock()

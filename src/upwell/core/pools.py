@@ -27,7 +27,7 @@ MAX_NAME = 100
 _PART = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"  # RFC 6838, 4.2
 TYPE = rf"^(\*/\*|{_PART}/(\*|{_PART}))$"
 MAX_TYPES = 100
-MAX_BYTES = 1 << 60
+MAX_BYTES = 10**18  # written the same as an integer and as a float
 MAX_EXPIRY = timedelta(days=36525)
 
 _EVERYTHING = 2**31

@@ -192,6 +192,11 @@ class BlobStore(Protocol):
         whether it was free; never waits. A process that dies lets go."""
         ...
 
+    def touch(self, key: str) -> None:
+        """Make now the instant of its last change: the sweeper lets be what is young. Raises
+        FileNotFoundError."""
+        ...
+
     def list_keys(self) -> Iterable[tuple[str, datetime]]:
         """Every key with the instant of its last change, for the sweeper."""
         ...

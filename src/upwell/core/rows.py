@@ -104,7 +104,7 @@ class UploadRows(Protocol):
         """Record a task, unless one of the same account and identity is in progress: then
         that one is returned, with the newcomer's ``content_type`` and ``expired_at``, and its
         expiry slides. Raises QuotaExceeded when its bytes and what is held already are more
-        than ``allowance``."""
+        than ``allowance``; PoolNotFound when its pool was removed."""
         ...
 
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
@@ -189,11 +189,12 @@ class FileRows(Protocol):
     def add_file(
         self, blob: Blob, file: CloudFile, allowance: Allowance, jobs: Sequence[NewJob] = ()
     ) -> None:
-        """Record a file with bytes of its own. Raises QuotaExceeded."""
+        """Record a file with bytes of its own. Raises QuotaExceeded, PoolNotFound."""
         ...
 
     def share_blob(self, file: CloudFile) -> bool:
-        """Record a file on the blob it names; False when that blob is gone."""
+        """Record a file on the blob it names; False when that blob is gone. Raises
+        PoolNotFound."""
         ...
 
     def duplicates(
@@ -246,7 +247,7 @@ class FileRows(Protocol):
     ) -> CloudFile | None:
         """Record that a file's bytes are those of a new ``blob``, in the pool of that one; the
         bytes it had are let go as ``delete_file`` does. None when the file is gone, or is in
-        that pool already. Raises QuotaExceeded; only ``allowance.pool`` counts."""
+        that pool already. Raises PoolNotFound; QuotaExceeded: only ``allowance.pool`` counts."""
         ...
 
     def describe_blob(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ _TAGS = [
 ]
 PREFIXES = ("/api/files", "/drive/files")
 _PLACES = ("body", "query", "path")  # where FastAPI says that a field stands
-_FOR_ANYONE = ("/api/bundles/public/", "/s/")
+_FOR_ANYONE = re.compile(r"/api/bundles/public/|/s/|/(api|drive)/files/\{file_id\}\Z")
 
 
 def make_app(verbs: Verbs, api: FastAPI) -> ASGIApp:
@@ -140,6 +141,10 @@ def _shape_errors(app: FastAPI) -> None:
             headers["Allow"] = _allowed(request) or headers["Allow"]
         return error_response(known, trace_id_of(request.scope), headers)
 
+    @app.exception_handler(Exception)
+    async def bug(_: Request, error: Exception) -> Response:
+        raise error  # the framework would answer as text; the guard knows better
+
 
 def _validation(request: Request, error: RequestValidationError) -> e.UpwellError:
     problems: dict[str, list[str]] = {}
@@ -208,9 +213,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         }
         schema["tags"] = _TAGS
         for path, operations in schema["paths"].items():
-            for operation in operations.values():
+            for method, operation in operations.items():
                 operation["responses"].pop("422", None)
-                if path.startswith(_FOR_ANYONE):
+                if _FOR_ANYONE.match(path) and method in ("get", "head"):
                     operation["security"] = [{}, {"token": []}, {"session": []}]
                 elif path.startswith(PROTECTED):
                     operation["security"] = [{"token": []}, {"session": []}]

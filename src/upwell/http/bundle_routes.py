@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from pydantic import AfterValidator
 
 from upwell import errors as e
 from upwell.core.files import Form
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
     from upwell.model import Bundle, CloudFile, Principal
 
-BundleId = Annotated[str, Path(description="The bundle's `id`.")]
+BundleId = Annotated[str, Path(description="The bundle's `id`."), AfterValidator(str.lower)]
 PublicSlug = Annotated[str, Path(description="The bundle's `slug`.")]
 LinkId = Annotated[str, Path(description="The link's `id`.")]
 Signature = Annotated[str, Query(description="From the link's `url`.")]

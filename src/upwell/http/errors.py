@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
@@ -41,7 +41,7 @@ class ErrorBody(BaseModel):
     code: str = Field(description="Stable; for programs.", examples=["CHUNKS_MISSING"])
     message: str = Field(description="What a person can do next.")
     status: int
-    detail: str | None = None
+    detail: Annotated[str | None, Field(description="Always null: `message` says it all.")] = None
     errors: dict[str, list[str]] | None = Field(
         None, description="Only for VALIDATION_FAILED: field → reasons."
     )
@@ -72,7 +72,13 @@ def error_response(
 
 _ANY = (e.AuthRequired, e.TokenInvalid, e.ScopeMissing, e.NotReady, e.InternalError)
 CHANGES = (e.CrossSite, e.BodyTooLarge, e.StorageFull)
-JSON_BODY = (*CHANGES, e.ValidationFailed, e.MalformedRequest, e.WrongMediaType)
+JSON_BODY = (
+    *CHANGES,
+    e.BodyTimeout,
+    e.ValidationFailed,
+    e.MalformedRequest,
+    e.WrongMediaType,
+)
 FORM_BODY = (
     e.CrossSite,
     e.StorageFull,
@@ -87,6 +93,7 @@ _HEADERS: dict[int, dict[str, str]] = {
     409: {"Retry-After": "Seconds, when waiting helps."},
     429: {"Retry-After": "Seconds."},
     416: {"Content-Range": "The size there is, as `bytes */size`."},
+    503: {"Retry-After": "Seconds, when waiting helps."},
 }
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WebhookId = Annotated[str, Path(description="The webhook's `id`.")]
 
 _PAGE = 100
-_LARGEST = (1 << 63) - 1
+_LARGEST = 10**18  # of a `seq`; written the same as an integer and as a float
 _LOOK = 0.5  # seconds between looks for new events
 _KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
 _RECHECK = 30.0  # seconds between looks whether the credential still counts

@@ -88,7 +88,7 @@ class DeliveryOut(BaseModel):
     id: int
     event: int | None = Field(description="The event's `seq`; null for a test.")
     status: DeliveryStatus
-    attempts: int
+    attempts: int = Field(description="How often it was tried.")
     created_at: Instant
     due_at: Instant | None = Field(description="When it is tried next.")
     finished_at: Instant | None = Field(description="When it was delivered, or given up.")

@@ -19,7 +19,7 @@ from upwell.core.pools import (
     NewPool,
     PoolUsage,
 )
-from upwell.http.schemas import Instant, PoolRef, RequestBody
+from upwell.http.schemas import Instant, PoolRef, RequestBody, Whole
 from upwell.model import DEFAULT_POOL_ID, Job, Policy, Pool
 
 PoolName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=NAME)]
@@ -27,18 +27,18 @@ Types = Annotated[
     list[Annotated[str, StringConstraints(max_length=255, pattern=TYPE)]],
     Field(max_length=MAX_TYPES, description="`image/png`, `image/*`, `*/*`; none for any type."),
 ]
-Bytes = Annotated[int, Field(ge=0, le=MAX_BYTES, strict=True, description="Bytes.")]
+Bytes = Annotated[Whole, Field(ge=0, le=MAX_BYTES)]
 Flag = Annotated[bool | None, Field(strict=True)]
 Seconds = Annotated[
-    int,
+    Whole,
     Field(
         ge=1,
         le=int(MAX_EXPIRY.total_seconds()),
-        strict=True,
-        description="The longest that a file lives here.",
+        description="The longest that a file lives here, in seconds.",
     ),
 ]
 Limit = Literal["accept_types", "max_file_size", "quota", "file_expiry"]
+_QUOTA = "Bytes that all accounts together may hold here."
 _FLAGS = {
     "allow_encryption": "Files may be stored under a password.",
     "allow_anonymous": "Anyone may read its files who knows their ids.",
@@ -53,14 +53,14 @@ class PolicyIn(RequestBody):
     """The fields of a policy; what is absent stays as it is, or as it is by default."""
 
     accept_types: Types | None = None
-    max_file_size: Bytes | None = None
+    max_file_size: Bytes | None = Field(None, description="Bytes.")
     allow_encryption: Flag = Field(None, description=_FLAGS["allow_encryption"])
     allow_anonymous: Flag = Field(None, description=_FLAGS["allow_anonymous"])
     public_usable: Flag = Field(None, description=_FLAGS["public_usable"])
     no_metadata: Flag = Field(None, description=_FLAGS["no_metadata"])
     no_optimization: Flag = Field(None, description=_FLAGS["no_optimization"])
     enable_recycle: Flag = Field(None, description=_FLAGS["enable_recycle"])
-    quota: Bytes | None = None
+    quota: Bytes | None = Field(None, description=_QUOTA)
     file_expiry: Seconds | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class PoolOut(BaseModel):
     id: UUID
     name: str
     is_default: bool = Field(description="Files go here that name no pool.")
-    accept_types: list[str]
+    accept_types: list[str] = Field(description="None for any type.")
     max_file_size: int | None = Field(description="Bytes.")
     allow_encryption: bool = Field(description=_FLAGS["allow_encryption"])
     allow_anonymous: bool = Field(description=_FLAGS["allow_anonymous"])
@@ -124,8 +124,8 @@ class PoolOut(BaseModel):
     no_metadata: bool = Field(description=_FLAGS["no_metadata"])
     no_optimization: bool = Field(description=_FLAGS["no_optimization"])
     enable_recycle: bool = Field(description=_FLAGS["enable_recycle"])
-    quota: int | None = Field(description="Bytes that all accounts together may hold here.")
-    file_expiry: int | None = Field(description="Seconds.")
+    quota: int | None = Field(description=_QUOTA)
+    file_expiry: int | None = Field(description="The longest that a file lives here, in seconds.")
     created_at: Instant
     updated_at: Instant
 
@@ -151,10 +151,10 @@ class PoolOut(BaseModel):
 class UsageOut(BaseModel):
     """Bytes of content. Those that several files share count once."""
 
-    stored_bytes: int
+    stored_bytes: int = Field(description="Of files.")
     reserved_bytes: int = Field(description="Of uploads in progress.")
     total_bytes: int = Field(description="Both; what a quota is held against.")
-    files: int
+    files: int = Field(description="How many.")
 
 
 class PoolUsageOut(UsageOut):
@@ -170,7 +170,7 @@ class PoolUsageOut(UsageOut):
 class PoolTotalOut(PoolUsageOut):
     """What everybody holds in one pool, and may hold there."""
 
-    quota: int | None
+    quota: int | None = Field(description=_QUOTA)
     available: int | None = Field(description="Bytes; null without a quota.")
 
     @classmethod
@@ -183,7 +183,7 @@ class PoolTotalOut(PoolUsageOut):
 class HoldingsOut(UsageOut):
     """What the caller holds, in all and by pool."""
 
-    pools: list[PoolUsageOut]
+    pools: list[PoolUsageOut] = Field(description="Those that the caller may use, or did.")
 
     @classmethod
     def of(cls, holdings: Holdings) -> HoldingsOut:
@@ -195,17 +195,17 @@ class PoolQuotaOut(BaseModel):
     """A pool's quota, which all accounts share, and what the caller holds of it."""
 
     pool: PoolRef
-    quota: int | None
+    quota: int | None = Field(description=_QUOTA)
     used: int = Field(description="Bytes that the caller holds here.")
 
 
 class QuotaOut(BaseModel):
     """What the caller may hold over all pools; ``null`` is no limit."""
 
-    quota: int | None
-    used: int
-    available: int | None
-    pools: list[PoolQuotaOut]
+    quota: int | None = Field(description="Bytes.")
+    used: int = Field(description="Bytes.")
+    available: int | None = Field(description="Bytes.")
+    pools: list[PoolQuotaOut] = Field(description="Those that the caller may use, or did.")
 
     @classmethod
     def of(cls, holdings: Holdings) -> QuotaOut:
@@ -229,7 +229,7 @@ class MoveOut(BaseModel):
     status: Literal["waiting", "running", "done", "failed"]
     error: str | None = Field(description="Why it failed; while it waits, why it has to.")
     created_at: Instant
-    finished_at: Instant | None
+    finished_at: Instant | None = Field(description="When it was done, or given up.")
 
     @classmethod
     def of(cls, job: Job) -> MoveOut:

@@ -32,7 +32,8 @@ from upwell.model import (
     UploadTask,
 )
 
-MAX_SIZE = 1 << 60  # bytes; beyond every disk, within every integer on the way
+# Bytes; beyond every disk, within every integer on the way, and written the same as a float.
+MAX_SIZE = 10**18
 META_LIMIT = 64 << 10
 META_DEPTH = 100  # well within what every JSON library takes
 
@@ -53,6 +54,11 @@ def _written_out(value: Any) -> Any:
     raise ValueError(message)
 
 
+def _whole(value: Any) -> Any:
+    """JSON knows one kind of number: 7.0 is 7."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _in_utc(value: datetime) -> datetime:
     try:
         return value.astimezone(UTC)
@@ -62,9 +68,11 @@ def _in_utc(value: datetime) -> datetime:
 
 
 AskedInstant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
 # U+0000 cannot be stored as text by every database.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
+AnyId = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 MediaType = Annotated[str, StringConstraints(max_length=255, pattern=r"^[\x20-\x7e]*$")]
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
@@ -134,10 +142,10 @@ class CreateUpload(RequestBody):
         ),
     ] = None
     file_name: Name
-    file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, strict=True, description="Bytes.")]
+    file_size: Annotated[Whole, Field(ge=0, le=MAX_SIZE, description="Bytes.")]
     content_type: MediaType | None = None
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
-    bundle_id: UUID | None = None
+    bundle_id: Annotated[UUID | None, Field(description="A bundle of the caller's.")] = None
     encrypt_password: Annotated[
         Secret | None,
         Field(
@@ -148,11 +156,10 @@ class CreateUpload(RequestBody):
         AskedInstant | None, Field(description="In the future; the file is gone from then on.")
     ] = None
     chunk_size: Annotated[
-        int | None,
+        Whole | None,
         Field(
             ge=1,
             le=MAX_SIZE,
-            strict=True,
             description="Bytes, 5 MiB when absent; the answer has the last word.",
         ),
     ] = None
@@ -207,11 +214,15 @@ class SetMeta(RequestBody):
 
 
 class SetMarks(RequestBody):
-    sensitive_marks: Annotated[list[Mark], Field(max_length=100)]
+    sensitive_marks: Annotated[
+        list[Mark], Field(max_length=100, description="All of them, in place of those before.")
+    ]
 
 
 class BatchDelete(RequestBody):
-    file_ids: Annotated[list[str], Field(max_length=1000)]
+    file_ids: Annotated[
+        list[AnyId], Field(max_length=1000, description="Of the files that are to be deleted.")
+    ]
 
 
 class PoolRef(BaseModel):
@@ -223,13 +234,13 @@ class ObjectOut(BaseModel):
     """The stored bytes, as newer clients decode them."""
 
     id: str
-    size: int
-    meta: dict[str, Any]
+    size: int = Field(description="Bytes of the content.")
+    meta: dict[str, Any] = Field(description="The file's `file_meta`.")
     mime_type: str
-    hash: str
-    has_compression: bool
-    has_thumbnail: bool
-    file_replicas: list[Any]
+    hash: str = Field(description="The file's `hash`.")
+    has_compression: bool = Field(description="There is a `?preview=true`.")
+    has_thumbnail: bool = Field(description="There is a `?thumbnail=true`.")
+    file_replicas: list[Any] = Field(description="Always empty.")
     created_at: Instant
     updated_at: Instant
 
@@ -243,30 +254,30 @@ class CloudFileOut(BaseModel):
     file_meta: dict[str, Any] = Field(
         description="What the content is, as far as that is known: dimensions, duration, …"
     )
-    user_meta: dict[str, Any]
-    sensitive_marks: list[str]
+    user_meta: dict[str, Any] = Field(description="The user's own.")
+    sensitive_marks: list[str] = Field(description="The user's own.")
     mime_type: str
     hash: str = Field(description="Hex; the declared algorithm, or SHA-256.")
     size: int = Field(description="Bytes of the content.")
-    expired_at: Instant | None
-    uploaded_at: Instant
+    expired_at: Instant | None = Field(description="From when on it is gone.")
+    uploaded_at: Instant = Field(description="When its content was complete.")
     has_compression: bool = Field(description="There is a `?preview=true`.")
     has_thumbnail: bool = Field(description="There is a `?thumbnail=true`.")
-    is_encrypted: bool
+    is_encrypted: bool = Field(description="It is read with its password.")
     pool: PoolRef
     pool_id: UUID
-    bundle_id: UUID | None
+    bundle_id: UUID | None = Field(description="The bundle that it is in.")
     is_marked_recycle: bool = Field(description="It is in the recycle bin.")
-    storage_id: str
-    storage_url: str | None
-    references: list[Any]
+    storage_id: str = Field(description="Of the stored bytes, which files may share.")
+    storage_url: str | None = Field(description="Always null: bytes are read here.")
+    references: list[Any] = Field(description="Always empty.")
     account_id: str
-    resource_identifier: str
+    resource_identifier: str = Field(description="`file:{id}`")
     created_at: Instant
     updated_at: Instant
-    deleted_at: Instant | None
-    indexed: bool
-    is_folder: bool
+    deleted_at: Instant | None = Field(description="Since when it is in the recycle bin.")
+    indexed: bool = Field(description="Always true.")
+    is_folder: bool = Field(description="Always false.")
     object: ObjectOut
 
     @classmethod
@@ -322,7 +333,7 @@ def _object_of(file: CloudFile) -> ObjectOut:
 class FileExists(BaseModel):
     """The account already holds this content: nothing to send."""
 
-    file_exists: Literal[True] = True
+    file_exists: Annotated[Literal[True], Field(description="Tells the two answers apart.")] = True
     file: CloudFileOut
 
 
@@ -342,10 +353,12 @@ class TaskCreated(BaseModel):
         }
     )
 
-    file_exists: Literal[False] = False
-    task_id: str
-    chunk_size: int = Field(description="Bytes.")
-    chunks_count: int
+    file_exists: Annotated[Literal[False], Field(description="Tells the two answers apart.")] = (
+        False
+    )
+    task_id: str = Field(description="Names the upload from now on.")
+    chunk_size: int = Field(description="Bytes; perhaps another one than was asked for.")
+    chunks_count: int = Field(description="0 for an empty file.")
 
     @classmethod
     def of(cls, task: UploadTask) -> TaskCreated:
@@ -356,19 +369,19 @@ class TaskCreated(BaseModel):
 class TaskOut(BaseModel):
     """An upload and how far it is."""
 
-    task_id: str
+    task_id: str = Field(description="From create.")
     file_name: str
-    file_size: int
+    file_size: int = Field(description="Bytes.")
     content_type: str
-    hash: str | None
+    hash: str | None = Field(description="Hex; null when none was declared.")
     pool_id: UUID
-    bundle_id: UUID | None
-    expired_at: Instant | None
+    bundle_id: UUID | None = Field(description="The bundle that the file goes into.")
+    expired_at: Instant | None = Field(description="From when on the file is gone.")
     status: TaskStatus
-    chunk_size: int
-    chunks_count: int
-    chunks_uploaded: int
-    uploaded_bytes: int
+    chunk_size: int = Field(description="Bytes.")
+    chunks_count: int = Field(description="In all.")
+    chunks_uploaded: int = Field(description="Those that are acknowledged.")
+    uploaded_bytes: int = Field(description="In those.")
     progress: float = Field(ge=0, le=100, description="Percent of the bytes received.")
     file_id: str | None = Field(description="The file it became.")
     created_at: Instant
@@ -406,8 +419,8 @@ class TaskOut(BaseModel):
 class ResumeOut(TaskOut):
     """An upload with what is here and what is missing, ascending."""
 
-    uploaded_chunks: list[int]
-    missing_chunks: list[int]
+    uploaded_chunks: list[int] = Field(description="Indices of those that need not come again.")
+    missing_chunks: list[int] = Field(description="Indices of those that are to be sent.")
 
     @classmethod
     def with_chunks(cls, task: UploadTask, uploaded: list[int], missing: list[int]) -> ResumeOut:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from upwell.core.bundles import NewBundle, public_facts
 from upwell.core.links import NewLink, SignedLink
 from upwell.errors import ValidationFailed
-from upwell.http.schemas import AskedInstant, Instant, Name, RequestBody, Secret
+from upwell.http.schemas import AskedInstant, Instant, Name, RequestBody, Secret, Whole
 
 if TYPE_CHECKING:
     from upwell.model import Bundle, CloudFile
@@ -62,37 +62,38 @@ class ChangeBundle(RequestBody):
     description: Description | None = None
     passcode: Passcode = None
     expired_at: Ends | None = None
-    unset: list[Removable] = Field(
-        default_factory=list, max_length=10, description="What is to be taken away."
-    )
+    unset: Annotated[
+        list[Removable] | None, Field(max_length=10, description="What is to be taken away.")
+    ] = None
 
     def changes(self) -> dict[str, Any]:
         """As fields of a bundle. Raises ValidationFailed when they contradict each other."""
         names = ("name", "slug", "description", "passcode", "expired_at")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        both = sorted({*given} & {*self.unset})
+        without = dict.fromkeys(self.unset or ())
+        both = sorted({*given} & {*without})
         if both:
             why = f"names {', '.join(both)}, which the request sets too"
             raise ValidationFailed(f"unset {why}.", errors={"unset": [why]})
-        return given | dict.fromkeys(self.unset)
+        return given | without
 
 
 class PlaceFile(RequestBody):
     """Which bundle a file goes into."""
 
-    bundle_id: UUID
+    bundle_id: Annotated[UUID, Field(description="A bundle of the caller's.")]
 
 
 class BundleOut(BaseModel):
     """Files shared under one address, for their owner."""
 
     id: UUID
-    slug: str
+    slug: str = Field(description="In its address.")
     name: str
     description: str | None
-    has_passcode: bool
-    expired_at: Instant | None
-    files_count: int
+    has_passcode: bool = Field(description="Who reads it is asked for one.")
+    expired_at: Instant | None = Field(description="From when on it and its files are gone.")
+    files_count: int = Field(description="That are in it now.")
     url: str = Field(description="Its public page.")
     created_at: Instant
     updated_at: Instant
@@ -121,11 +122,11 @@ class SharedFileOut(BaseModel):
     size: int = Field(description="Bytes of the content.")
     mime_type: str
     created_at: Instant
-    has_thumbnail: bool
+    has_thumbnail: bool = Field(description="There is a `thumbnail_url`.")
     is_encrypted: bool = Field(description="To be read with its password.")
     file_meta: dict[str, Any] = Field(description="What the content is; never where it was made.")
     url: str = Field(description="Its bytes; send the bundle's passcode there too.")
-    thumbnail_url: str | None
+    thumbnail_url: str | None = Field(description="A small image of it, in WebP.")
 
     @classmethod
     def of(cls, file: CloudFile, base: str) -> SharedFileOut:
@@ -148,12 +149,12 @@ class SharedFileOut(BaseModel):
 class PublicBundleOut(BaseModel):
     """A bundle as anyone may see it who has its slug, and its passcode where it has one."""
 
-    slug: str
+    slug: str = Field(description="In its address.")
     name: str
     description: str | None
-    expired_at: Instant | None
-    files_count: int = Field(description="In all; `files` is a page of them, oldest first.")
-    files: list[SharedFileOut]
+    expired_at: Instant | None = Field(description="From when on it and its files are gone.")
+    files_count: int = Field(description="In all.")
+    files: list[SharedFileOut] = Field(description="A page of them, oldest first.")
     zip_url: str = Field(description="All files as one ZIP; send the passcode there too.")
 
     @classmethod
@@ -174,15 +175,14 @@ class CreateLink(RequestBody):
 
     expires_at: Annotated[AskedInstant | None, Field(description="In the future.")] = None
     expires_in: Annotated[
-        int | None,
-        Field(ge=1, le=LONGEST_LINK, strict=True, description="Seconds; instead of `expires_at`."),
+        Whole | None,
+        Field(ge=1, le=LONGEST_LINK, description="Seconds; instead of `expires_at`."),
     ] = None
     max_downloads: Annotated[
-        int | None,
+        Whole | None,
         Field(
             ge=1,
             le=MAX_DOWNLOADS,
-            strict=True,
             description="Whole downloads, in as many pieces as it takes; any number when absent.",
         ),
     ] = None
@@ -202,8 +202,8 @@ class LinkOut(BaseModel):
     id: str
     file_id: str
     url: str = Field(description="Keep it as secret as the file.")
-    expires_at: Instant
-    max_downloads: int | None
+    expires_at: Instant = Field(description="From when on it is worth nothing.")
+    max_downloads: int | None = Field(description="Whole ones; null for any number.")
     downloads_left: int | None = Field(description="Whole ones; null for any number.")
     created_at: Instant
 

@@ -209,7 +209,9 @@ def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
     async def list_tasks(
         request: Request,
         response: Response,
-        status: TaskStatus | None = None,
+        status: Annotated[
+            TaskStatus | None, Query(description="Only those; all when absent.")
+        ] = None,
         offset: Offset = 0,
         take: Take = 20,
     ) -> list[TaskOut]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from upwell.core import blobs, policy
+from upwell.core.creating import Senses
 from upwell.core.keys import new_id
-from upwell.errors import Refused, StorageFull, TooLarge, UpwellError
+from upwell.errors import PoolNotFound, Refused, StorageFull, TooLarge, UpwellError
 from upwell.jobs.runner import JobFailed
 from upwell.model import Allowance
 
@@ -27,12 +28,14 @@ _RENEW = 256 << 20  # bytes between two renewals of the lease
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """``account_quota`` is what an account may hold that has no quota of its own."""
+    """``account_quota`` is what an account may hold that has no quota of its own; ``senses``
+    tells what is to be made of a file."""
 
     catalog: Catalog
     homes: Mapping[str, Home]
     clock: Clock
     account_quota: int | None = None
+    senses: Senses = field(default_factory=Senses)
 
     def do(self, lease: Lease) -> None:
         """Copy, verify the copy, then change the row; the old bytes are let go with it."""
@@ -45,6 +48,7 @@ class Moves:
         if not file.pool_id == file.blob.pool_id == target.pool.id:
             self._move(file, target, _metered(lease))
         self._shorten(file.id, file.account_id, target.pool.policy)
+        self._examine(file.id, target.pool.policy)
 
     def _move(self, file: CloudFile, target: Home, advance: Callable[[int], None]) -> None:
         try:
@@ -53,6 +57,8 @@ class Moves:
             self._copy_and_record(file, target, advance)
         except (Refused, TooLarge) as error:
             raise JobFailed(error.message, for_good=True) from error
+        except PoolNotFound as error:
+            raise JobFailed("the pool is gone", for_good=True) from error
         except StorageFull as error:
             raise JobFailed(error.message) from error
         except FileNotFoundError as error:
@@ -102,6 +108,15 @@ class Moves:
                 file_id, account_id, now, lambda found: replace(found, expired_at=until)
             )
 
+    def _examine(self, file_id: str, rules: Policy) -> None:
+        """What was not made of it before, or while its bytes were on their way, is to be made
+        now."""
+        now = self.clock()
+        file = self.catalog.file(file_id, now, None)
+        if file is not None and file.blob.facts is None:
+            for job in self.senses.jobs_for(file, rules):
+                self.catalog.add_job(job, now)
+
     def _copy(
         self,
         blob: Blob,
@@ -112,10 +127,11 @@ class Moves:
         """The blob that the copy is; ``copied`` is told of its keys. What the target's policy
         does not want to be known of a content does not go along."""
         source, rules = self.homes[blob.pool_id].store, target.pool.policy
+        keeping = blobs.kept_young(target.store, copied, advance)
 
         def copy(key: str) -> str:
             with closing(source.open(key)) as reader:
-                copied.append(blobs.copy(reader, target.store, advance))
+                copied.append(blobs.copy(reader, target.store, keeping))
             return copied[-1]
 
         def derived(key: str | None) -> str | None:
@@ -131,7 +147,7 @@ class Moves:
             preview_key=derived(blob.preview_key),
             created_at=self.clock(),
         )
-        problem = blobs.problem_of(target.store, moved, advance)
+        problem = blobs.problem_of(target.store, moved, keeping)
         if problem:
             raise JobFailed(f"the copy is damaged ({problem}): run `upwell verify`")
         return moved

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog, Clock, Noted
-    from upwell.model import Blob, Bundle, CloudFile, UploadTask
+    from upwell.model import Blob, Bundle, CloudFile, Pool, UploadTask
 
 _EVERYTHING = 2**31
 
@@ -71,6 +71,7 @@ class Recovery:
         self._clock = clock
         self._advance = advance
         self._found = Recovered()
+        self._changed: set[str] = set()  # files that the catalog knows, but not as they are now
 
     def size(self) -> int:
         """Bytes that ``check`` is going to read."""
@@ -78,12 +79,14 @@ class Recovery:
         return uploads + sum(stored_size(blob) for blob in self._catalog.blobs())
 
     def replay(self, journal: Iterable[Noted]) -> None:
-        """Bring back what the journal names and the catalog lacks."""
+        """Bring back what the journal names and the catalog lacks, and what was changed since:
+        a passcode or a policy that was tightened must not be what it was before."""
         files: dict[str, CloudFile] = {}
         for noted in journal:
             self._replay_account(noted)
             if noted.file:
                 files[noted.file.id] = noted.file
+                self._look_for_changes(noted.file)
             elif noted.deleted and noted.account_id:
                 files.pop(noted.deleted, None)
                 self._catalog.delete_file(noted.deleted, noted.account_id, self._clock())
@@ -109,6 +112,7 @@ class Recovery:
             with suppress(AccountExists):
                 if not self._knows(noted.account.id):
                     self._catalog.add_account(noted.account)
+                self._catalog.set_quota(noted.account.id, noted.account.quota)
         elif noted.token:
             known = {token.id for token in self._catalog.tokens(noted.token.account_id)}
             if noted.token.id not in known and self._knows(noted.token.account_id):
@@ -116,21 +120,29 @@ class Recovery:
         elif noted.revoked and noted.account_id:
             self._catalog.revoke_token(noted.account_id, noted.revoked, self._clock())
         elif noted.pool:
-            with suppress(PoolExists):
-                if self._catalog.pool(noted.pool.id) is None:
-                    self._catalog.add_pool(noted.pool)
+            self._replay_pool(noted.pool)
         elif noted.bundle:
             self._replay_bundle(noted.bundle)
         elif noted.removed and noted.account_id:
             self._catalog.delete_bundle(noted.removed, noted.account_id, self._clock())
 
+    def _replay_pool(self, pool: Pool) -> None:
+        there = self._catalog.pool(pool.id)
+        with suppress(PoolExists):
+            if there is None:
+                self._catalog.add_pool(pool)
+            elif there.updated_at < pool.updated_at:
+                self._catalog.update_pool(pool.id, pool.updated_at, lambda _: pool)
+
     def _replay_bundle(self, bundle: Bundle) -> None:
-        now = self._clock()
-        live = bundle.expired_at is None or bundle.expired_at > now
-        there = self._catalog.bundle(bundle.id, bundle.account_id, now)
-        if live and there is None and self._knows(bundle.account_id):
-            with suppress(SlugTaken):
+        then, account = bundle.updated_at, bundle.account_id
+        live = bundle.expired_at is None or bundle.expired_at > self._clock()
+        there = self._catalog.bundle(bundle.id, account, then)
+        with suppress(SlugTaken):
+            if there is None and live and self._knows(account):
                 self._catalog.add_bundle(bundle)
+            elif there is not None and there.updated_at < then:
+                self._catalog.update_bundle(bundle.id, account, then, lambda _: bundle)
 
     def _knows(self, account_id: str) -> bool:
         return any(account.id == account_id for account in self._catalog.accounts())
@@ -141,12 +153,14 @@ class Recovery:
         garbage = set(self._catalog.garbage(_EVERYTHING))
         for file in files.values():
             key = Garbage(file.blob.pool_id, file.blob.key)
-            # What is garbage was deleted, and the journal's line about that is lost.
-            if key in garbage or not self._lacks(file):
-                continue
-            if self._hashed(file.blob, lambda _: None) is None:
+            if key in garbage:
+                continue  # it was deleted, and the journal's line about that is lost
+            there = self._catalog.any_file(file.id)
+            if self._lacks(file) and self._hashed(file.blob, lambda _: None) is None:
                 self._restore(file, tasks.pop(key, None))
                 self._found.files_restored += 1
+            if there is not None and file.id in self._changed:
+                self._change(there, file)
 
     def _lacks(self, file: CloudFile) -> bool:
         """Whether the catalog does not know of a file, or not of where its bytes are now."""
@@ -154,6 +168,23 @@ class Recovery:
         there = self._catalog.any_file(file.id)
         known = there is not None and _where(there) == _where(file)
         return live and not known and self._knows(file.account_id)
+
+    def _look_for_changes(self, file: CloudFile) -> None:
+        """Now: what is replayed of its bundle changes it too."""
+        there = self._catalog.any_file(file.id)
+        if there is not None and there.updated_at < file.updated_at:
+            self._changed.add(file.id)
+
+    def _change(self, there: CloudFile, file: CloudFile) -> None:
+        """What became of a file that is there: its name, its bundle, its end, the recycle bin."""
+        catalog, which = self._catalog, (file.id, file.account_id)
+        if there.recycled_at is not None:
+            catalog.restore_file(*which, file.updated_at)
+        if catalog.set_bundle(*which, file.bundle_id, file.updated_at) is None:
+            catalog.set_bundle(*which, None, file.updated_at)
+        catalog.update_file(*which, file.updated_at, lambda _: file)
+        if file.recycled_at is not None:
+            catalog.recycle_file(*which, file.recycled_at)
 
     def _restore(self, file: CloudFile, task: UploadTask | None) -> None:
         there = self._catalog.any_file(file.id)
@@ -175,11 +206,23 @@ class Recovery:
             return
         self._found.uploads += 1
         try:
+            if self._may_have_been_sealed(task):
+                self._close(task)
+                return
             store.reader(stored_layout_of(task)).close()
             self._check_chunks(store, task)
         except FileNotFoundError:
-            closed = self._catalog.cancel(task.account_id, task.id, self._clock())
-            self._found.uploads_closed += int(closed)
+            self._close(task)
+
+    def _may_have_been_sealed(self, task: UploadTask) -> bool:
+        """Whether chunks of an encrypted upload were perhaps sealed, and it is lost from what:
+        other bytes under the same nonces must never be (I9)."""
+        known = len(self._catalog.fingerprints(task.id)) if task.seal else task.layout.count
+        return known < task.layout.count
+
+    def _close(self, task: UploadTask) -> None:
+        closed = self._catalog.cancel(task.account_id, task.id, self._clock())
+        self._found.uploads_closed += int(closed)
 
     def _check_chunks(self, store: BlobStore, task: UploadTask) -> None:
         for chunk in self._catalog.chunks(task.id).all():

@@ -159,11 +159,13 @@ class Sweeper:
         return True
 
     def _drop_strays_if_there(self, pool_id: str) -> int:
-        """A pool whose disk is not there does not hold up the others."""
+        """A pool whose disk is not there, or fails, does not hold up the others."""
         try:
             return self._drop_strays(pool_id)
-        except NotReady as error:
-            _log.warning("a pool is not swept", pool=pool_id, error=error.message)
+        except KeyError:
+            return 0  # it was removed meanwhile
+        except (OSError, NotReady) as error:
+            _log.warning("a pool is not swept", pool=pool_id, error=str(error))
             return 0
 
     def _drop_strays(self, pool_id: str) -> int:

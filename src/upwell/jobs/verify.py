@@ -163,7 +163,8 @@ class Verifier:
                 key = blobs.copy(reader, store)
         except (OSError, StorageFull):
             return False
-        whole = blobs.problem_of(store, replace(damaged, key=key)) is None
+        keeping = blobs.kept_young(store, [key])
+        whole = blobs.problem_of(store, replace(damaged, key=key), keeping) is None
         if whole and self._catalog.rekey_blob(damaged.id, key, self._clock()):
             return True
         store.delete(key)

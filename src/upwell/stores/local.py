@@ -376,6 +376,9 @@ class LocalStore:
         finally:
             os.close(fd)
 
+    def touch(self, key: str) -> None:
+        os.utime(self.path(key))
+
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
         for shard in (self._root / "blobs").iterdir():
             for entry in _entries(shard):

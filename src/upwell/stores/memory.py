@@ -295,6 +295,9 @@ class MemoryStore:
             if free:
                 upload.roles.discard(role)
 
+    def touch(self, key: str) -> None:
+        self.upload(key).main.changed = self.clock()
+
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
         with self.lock:
             found = [(key, upload.main.changed) for key, upload in self._uploads.items()]
