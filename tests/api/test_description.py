@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -254,3 +255,11 @@ def test_health(anonymous: Api, world: World, monkeypatch: pytest.MonkeyPatch) -
     assert answer.status_code == 503
     assert error_of(answer)["code"] == "NOT_READY"
     assert "secret" not in answer.text
+
+
+def test_bounds_of_numbers_are_told(world: World) -> None:
+    """A validator in front of a bound would hide it from the description."""
+    text = json.dumps(world.description)
+    assert not re.search(r'"(ge|le|gt|lt)":', text)
+    expiry = world.description["components"]["schemas"]["ChangePool"]["properties"]["file_expiry"]
+    assert expiry["anyOf"][0]["minimum"] == 1

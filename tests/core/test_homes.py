@@ -11,7 +11,7 @@ from upwell import app
 from upwell.config import Settings
 from upwell.core.pools import NewPool
 from upwell.errors import NotReady
-from upwell.model import DEFAULT_POOL_ID, Policy
+from upwell.model import DEFAULT_POOL_ID, NewUpload, Policy, Principal, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,3 +70,25 @@ def test_a_folder_that_is_back_is_used_again(core: app.Core, gone: Pool, tmp_pat
         homes[gone.id]
     (tmp_path / "disk" / "blobs").mkdir()
     assert homes[gone.id].store.put(b"again")
+
+
+def test_the_sweeper_goes_on_when_a_disk_fails_in_use(core: app.Core, gone: Pool) -> None:
+    """Its store was opened before; what was deleted elsewhere is freed all the same."""
+    owner = core.accounts.create("ada")
+    ada = Principal(owner, frozenset(Scope), "token")
+    new = NewUpload("a", 1, "x/y")
+    file = core.uploads.store_direct(ada, new, b"a")
+    assert core.catalog.delete_file(file.id, owner.id, app.utc_now())
+    with pytest.raises(OSError, match="No such file"):
+        list(core.homes[gone.id].store.list_keys())
+    assert core.sweeper.sweep().freed == 1
+
+
+def test_the_key_is_made_once(core: app.Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk does not keep a server from starting that has its key."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    assert app.server_key(core.settings).derive("x")

@@ -19,7 +19,7 @@ from upwell.core.pools import (
     NewPool,
     PoolUsage,
 )
-from upwell.http.schemas import Instant, PoolRef, RequestBody, Whole
+from upwell.http.schemas import WHOLE, Instant, PoolRef, RequestBody
 from upwell.model import DEFAULT_POOL_ID, Job, Policy, Pool
 
 PoolName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME, pattern=NAME)]
@@ -27,15 +27,17 @@ Types = Annotated[
     list[Annotated[str, StringConstraints(max_length=255, pattern=TYPE)]],
     Field(max_length=MAX_TYPES, description="`image/png`, `image/*`, `*/*`; none for any type."),
 ]
-Bytes = Annotated[Whole, Field(ge=0, le=MAX_BYTES)]
+Bytes = Annotated[int, Field(strict=True, ge=0, le=MAX_BYTES), WHOLE]
 Flag = Annotated[bool | None, Field(strict=True)]
 Seconds = Annotated[
-    Whole,
+    int,
     Field(
+        strict=True,
         ge=1,
         le=int(MAX_EXPIRY.total_seconds()),
         description="The longest that a file lives here, in seconds.",
     ),
+    WHOLE,
 ]
 Limit = Literal["accept_types", "max_file_size", "quota", "file_expiry"]
 _QUOTA = "Bytes that all accounts together may hold here."

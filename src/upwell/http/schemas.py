@@ -68,7 +68,7 @@ def _in_utc(value: datetime) -> datetime:
 
 
 AskedInstant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
-Whole = Annotated[int, BeforeValidator(_whole), Field(strict=True)]
+WHOLE = BeforeValidator(_whole)  # after the bounds: else the description does not show them
 # U+0000 cannot be stored as text by every database.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
@@ -142,7 +142,7 @@ class CreateUpload(RequestBody):
         ),
     ] = None
     file_name: Name
-    file_size: Annotated[Whole, Field(ge=0, le=MAX_SIZE, description="Bytes.")]
+    file_size: Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE, description="Bytes."), WHOLE]
     content_type: MediaType | None = None
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
     bundle_id: Annotated[UUID | None, Field(description="A bundle of the caller's.")] = None
@@ -156,12 +156,8 @@ class CreateUpload(RequestBody):
         AskedInstant | None, Field(description="In the future; the file is gone from then on.")
     ] = None
     chunk_size: Annotated[
-        Whole | None,
-        Field(
-            ge=1,
-            le=MAX_SIZE,
-            description="Bytes, 5 MiB when absent; the answer has the last word.",
-        ),
+        Annotated[int, Field(strict=True, ge=1, le=MAX_SIZE), WHOLE] | None,
+        Field(description="Bytes, 5 MiB when absent; the answer has the last word."),
     ] = None
 
     def command(self) -> NewUpload:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from upwell.core.bundles import NewBundle, public_facts
 from upwell.core.links import NewLink, SignedLink
 from upwell.errors import ValidationFailed
-from upwell.http.schemas import AskedInstant, Instant, Name, RequestBody, Secret, Whole
+from upwell.http.schemas import WHOLE, AskedInstant, Instant, Name, RequestBody, Secret
 
 if TYPE_CHECKING:
     from upwell.model import Bundle, CloudFile
@@ -175,14 +175,12 @@ class CreateLink(RequestBody):
 
     expires_at: Annotated[AskedInstant | None, Field(description="In the future.")] = None
     expires_in: Annotated[
-        Whole | None,
-        Field(ge=1, le=LONGEST_LINK, description="Seconds; instead of `expires_at`."),
+        Annotated[int, Field(strict=True, ge=1, le=LONGEST_LINK), WHOLE] | None,
+        Field(description="Seconds; instead of `expires_at`."),
     ] = None
     max_downloads: Annotated[
-        Whole | None,
+        Annotated[int, Field(strict=True, ge=1, le=MAX_DOWNLOADS), WHOLE] | None,
         Field(
-            ge=1,
-            le=MAX_DOWNLOADS,
             description="Whole downloads, in as many pieces as it takes; any number when absent.",
         ),
     ] = None
