@@ -1,0 +1,4 @@
+import { VERSION } from "@upwell/client";
+
+const app = document.querySelector("#app");
+if (app) app.textContent = `Upwell ${VERSION}`;

@@ -1,0 +1,15 @@
+import { defineConfig } from "vite";
+
+export default defineConfig({
+  base: "/page/",
+  resolve: { conditions: ["upwell-source", "module", "browser", "production"] },
+  build: {
+    // Into the Python package: the wheel carries the page.
+    outDir: "../../src/upwell/page",
+    emptyOutDir: true,
+    target: "es2022",
+    assetsInlineLimit: 0, // the page's policy allows no data: scripts or styles
+    modulePreload: { polyfill: false },
+  },
+  worker: { format: "es" },
+});
