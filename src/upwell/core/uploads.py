@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
+from upwell.core.buffers import Budget, Recent
 from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, sealed_of
 from upwell.core.homes import pool_not_found
 from upwell.core.keys import new_id
 from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
 from upwell.core.sealed import (
-    Budget,
     SealedReader,
     SealedSlot,
     SealedUpload,
@@ -96,8 +96,11 @@ class Uploads:
             catalog, homes, clock, self._key, limits=limits, senses=self._senses
         )
         self._budget = Budget()
+        self._recent = Recent()
         self._inspected: dict[str, int] = {}  # task → revision whose bytes were looked through
-        self._followers = hashing.Followers(catalog, self._open_reader, limits.hash_threads)
+        self._followers = hashing.Followers(
+            catalog, self._open_reader, limits.hash_threads, self._recent
+        )
 
     def close(self) -> None:
         self._followers.close()
@@ -152,6 +155,7 @@ class Uploads:
             sealed,
             index,
             budget=self._budget,
+            recent=self._recent,
             intend=lambda fingerprint: self._catalog.intend_chunk(task.id, index, fingerprint),
             acknowledged=lambda: self.acknowledged(task, index),
         )
