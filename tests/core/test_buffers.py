@@ -96,6 +96,18 @@ def test_memory_is_bounded_and_the_young_are_not_driven_out() -> None:
     assert under_way is not None
 
 
+def test_what_nobody_wants_any_more_is_wiped() -> None:
+    recent = Recent()
+    mine = [kept(recent, index, 7) for index in range(3)]
+    other = recent.lend(N)
+    assert other is not None
+    recent.keep("other", 0, other)
+    recent.forget("k")
+    assert not any(map(any, mine))
+    assert recent.used == N
+    assert take(recent, 0, key="other") == bytes(N)
+
+
 def test_threads_never_share_memory() -> None:
     recent = Recent(4 * N)
 

@@ -139,6 +139,15 @@ def test_two_processes_take_chunks_in_turn(world: World, order: Iterable[int]) -
     assert world.open(world.me, file.id, password=SECRET) == data
 
 
+def test_a_cancelled_upload_leaves_no_content_in_memory(world: World) -> None:
+    data = content(3 * C)
+    task = begin(world, world.me, data)
+    world.send_all(world.me, task, data, only=[2, 1])  # nothing can be hashed yet
+    assert world.uploads._recent.used == 2 * C
+    world.uploads.cancel(world.me, task.id)
+    assert world.uploads._recent.used == 0
+
+
 def test_progress_counts_what_was_sent(world: World) -> None:
     data = content(2 * C)
     task = begin(world, world.me, data)

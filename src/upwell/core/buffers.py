@@ -99,6 +99,14 @@ class Recent:
         if before is not None:
             self.take_back(before)
 
+    def forget(self, key: str) -> None:
+        """Nobody is going to ask for a chunk of it."""
+        with self._lock:
+            names = [name for name in self._kept if name[0] == key]
+            unwanted = [self._kept.pop(name)[1] for name in names]
+        for plain in unwanted:
+            self.take_back(plain)
+
     def take_back(self, plain: bytearray) -> None:
         """What was lent, and is no longer used. It is wiped."""
         ctypes.memset((ctypes.c_char * len(plain)).from_buffer(plain), 0, len(plain))

@@ -66,7 +66,7 @@ class Follower:
     Several processes may follow one upload: the store's claim lets one of them hash at a
     time, and each goes on from what the last one remembered. ``run`` is called by one thread
     at a time; everything else by any thread. ``learn`` reads acknowledged chunks from an
-    index on.
+    index on; what ``recent`` has need not be read.
     """
 
     def __init__(
@@ -309,7 +309,7 @@ class Followers:
     ) -> None:
         self._catalog = catalog
         self._open_reader = open_reader
-        self._recent = recent
+        self._recent = recent or Recent()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="upwell-hash")
         self._lock = threading.Lock()
         self._by_task: dict[str, Follower] = {}
@@ -337,7 +337,9 @@ class Followers:
 
     def forget(self, task_id: str) -> None:
         with self._lock:
-            self._by_task.pop(task_id, None)
+            follower = self._by_task.pop(task_id, None)
+        if follower:
+            self._recent.forget(follower.layout.key)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
