@@ -195,8 +195,12 @@ class DirectUpload(CreateUpload):
 def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
     told = {key: field.pop(key) for key in ("title", "description") if key in field}
     field.pop("default", None)
-    full = field.pop("anyOf", [field])[0]
-    return told | {"anyOf": [full, {"type": "string", "maxLength": 0}]}
+    full: dict[str, Any] = field.pop("anyOf", [field])[0]
+    if full["type"] != "string" or "format" in full:
+        return told | {"anyOf": [full, {"type": "string", "maxLength": 0}]}
+    full.pop("minLength", None)
+    pattern = {"pattern": f"{full['pattern']}|^$"} if "pattern" in full else {}
+    return told | full | pattern
 
 
 class Rename(RequestBody):
