@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.core.world import OTHER_POOL, FakeClock, World
 from tests.harness import eventually
@@ -146,6 +147,46 @@ def test_a_job_whose_holder_died_is_taken_over(small: World, runner: Runner) -> 
     small.clock.advance(seconds=LEASE.total_seconds())
     assert runner.run_due() == 1
     assert now(small, job).attempts == 2
+
+
+def test_a_job_that_ends_its_process_is_given_up(
+    small: World, runner: Runner, worker: Worker
+) -> None:
+    job = ask(small)
+    for _ in range(len(DELAYS) + 1):
+        until = small.clock() + LEASE
+        assert small.catalog.claim_job((JobKind.MOVE,), "the dead", small.clock(), until)
+        small.clock.advance(seconds=LEASE.total_seconds())
+    with capture_logs() as logs:
+        assert runner.run_due() == 1
+    assert worker.done == []
+    found = now(small, job)
+    assert (found.finished_at, found.error) == (small.clock(), "it ended its process each time")
+    assert [(each["log_level"], each["subject"]) for each in logs] == [("error", "a")]
+    small.clock.advance(days=1)
+    assert runner.run_due() == 0
+
+
+def test_stops_of_the_server_are_no_failures(small: World, worker: Worker) -> None:
+    job = ask(small)
+    for _ in range(2 * len(DELAYS)):
+        begun = threading.Event()
+
+        def for_ever(lease: Lease, begun: threading.Event = begun) -> None:
+            begun.set()
+            while True:
+                lease.check()
+                time.sleep(0.001)
+
+        worker.on["a"] = for_ever
+        running = Runner(small.catalog, small.clock, {JobKind.MOVE: Work(worker.do, DELAYS)})
+        running.start()
+        assert begun.wait(60)
+        running.stop()
+        assert (now(small, job).attempts, now(small, job).finished_at) == (0, None)
+    del worker.on["a"]
+    assert Runner(small.catalog, small.clock, {JobKind.MOVE: Work(worker.do, DELAYS)}).run_due()
+    assert worker.done == ["a"]
 
 
 @pytest.mark.parametrize("end", ["done", "failed", "failed for good", "renewed"])
