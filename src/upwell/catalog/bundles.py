@@ -246,7 +246,7 @@ def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime
         return None
     inside = sa.and_(files.c.bundle_id == bundle_id, _LIVE_FILE)
     query = sa.select(files.c.id, pools.c.enable_recycle)
-    query = query.join(pools, pools.c.id == files.c.pool_id).where(inside)
+    query = query.outerjoin(pools, pools.c.id == files.c.pool_id).where(inside)
     some = conn.execute(query.limit(_FEW), {"now": now}).all()
     for file_id, recycles in some:
         away = file_rows.recycle_one if recycles else file_rows.delete

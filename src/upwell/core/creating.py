@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
-from upwell.core.homes import pool_not_found
+from upwell.core.homes import home_of, pool_not_found
 from upwell.core.keys import new_id
 from upwell.core.sealed import fold_of
 from upwell.core.sealing import (
@@ -21,7 +21,7 @@ from upwell.core.sealing import (
     seal_whole,
     stored_layout,
 )
-from upwell.errors import BundleNotFound, HashMismatch, UpwellError
+from upwell.errors import BundleNotFound, HashMismatch, NotReady, UpwellError
 from upwell.model import (
     DEFAULT_POOL_ID,
     GENERIC_TYPE,
@@ -165,7 +165,10 @@ class Creating:
         """The type of a content that is there already."""
         if declared != GENERIC_TYPE:
             return declared
-        with suppress(OSError), closing(self._homes[blob.pool_id].store.open(blob.key)) as reader:
+        with (
+            suppress(OSError, NotReady),
+            closing(home_of(self._homes, blob.pool_id).store.open(blob.key)) as reader,
+        ):
             return self._senses.type_of(declared, reader.read_at(0, HEAD))
         return declared
 

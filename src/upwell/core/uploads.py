@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from upwell.core import hashing, policy
 from upwell.core.buffers import Budget, Recent
 from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, sealed_of
-from upwell.core.homes import pool_not_found
+from upwell.core.homes import home_of
 from upwell.core.keys import new_id
 from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
 from upwell.core.sealed import (
@@ -32,6 +32,7 @@ from upwell.errors import (
     ChunksMissing,
     HashMismatch,
     InternalError,
+    NotReady,
     TaskClosed,
     TaskNotFound,
 )
@@ -321,7 +322,7 @@ class Uploads:
                 return None
             store.publish(layout, self._catalog.chunks(task.id))
             file = self._file_of(current, self._blob_of(current, digests))
-            jobs = self._senses.jobs_for(file, self._homes[file.pool_id].pool.policy)
+            jobs = self._senses.jobs_for(file, home_of(self._homes, file.pool_id).pool.policy)
             file = self._catalog.complete(task.id, task.revision, file.blob, file, jobs)
             store.unstage(task.layout.key)
         self._followers.forget(task.id)
@@ -372,16 +373,13 @@ class Uploads:
         if not self._catalog.cancel(principal.account.id, task_id, self._clock()):
             raise _closed(self._task(principal, task_id))
         self._followers.forget(task_id)
-        with suppress(OSError):  # the sweeper comes back for what is left
+        with suppress(OSError, NotReady):  # the sweeper comes back for what is left
             self._store_of(task.pool_id).delete(task.layout.key)
 
     # helpers
 
     def _store_of(self, pool_id: str) -> BlobStore:
-        home = self._homes.get(pool_id)
-        if home is None:  # it was removed at the instant in which the upload was created
-            raise pool_not_found()
-        return home.store
+        return home_of(self._homes, pool_id).store
 
     def _file_of(self, task: UploadTask, blob: Blob) -> CloudFile:
         now = self._clock()
