@@ -255,9 +255,17 @@ class Uploads:
             return self._completed(principal, task)
         if task.status is not TaskStatus.IN_PROGRESS:
             raise _closed(task)
+        self._require_life(principal, task)
         if task.received_count < task.layout.count:
             raise _chunks_missing(self._status(task))
         return Verifying(task, self._followers.digests(task))
+
+    def _require_life(self, principal: Principal, task: UploadTask) -> None:
+        """Raises TaskNotFound when the bundle that the file was to go into has expired."""
+        now, account = self._clock(), principal.account.id
+        if task.bundle_id and self._catalog.bundle(task.bundle_id, account, now) is None:
+            self._catalog.expire_bundles(now)
+            self._task(principal, task.id)
 
     def finish_complete(self, principal: Principal, verifying: Verifying) -> CloudFile | Verifying:
         """Publish a verified upload (I4); ``Verifying`` again when it changed meanwhile.
