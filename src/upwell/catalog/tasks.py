@@ -334,14 +334,14 @@ def complete(
         return _earlier(conn, row.file_id)
     if row is None or row.status != TaskStatus.IN_PROGRESS:
         raise _closed(conn, task_id)
-    if _is_past(row, file.created_at):
-        raise TaskClosed(_WHY_CLOSED[TaskStatus.EXPIRED])
     if row.revision != revision:
         raise TaskClosed(
             "A chunk was replaced while the upload was being completed: complete it again."
         )
-    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
     fitted = bundles.fit(conn, file, file.created_at)
+    if fitted.expired_at is not None and fitted.expired_at <= file.created_at:
+        raise TaskClosed(_WHY_CLOSED[TaskStatus.EXPIRED])
+    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
     files.record(conn, blob, fitted, new_jobs)
     return fitted
 
