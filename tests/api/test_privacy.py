@@ -30,6 +30,7 @@ FILE_CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/api/files/{id}?download=true", None),
     ("GET", "/api/files/{id}/info", None),
     ("PATCH", "/api/files/{id}/name", {"name": "x"}),
+    ("PUT", "/api/files/{id}/description", {"description": "x"}),
     ("PUT", "/api/files/{id}/meta", {"user_meta": {}}),
     ("PUT", "/api/files/{id}/marks", {"sensitive_marks": []}),
     ("DELETE", "/api/files/{id}", None),

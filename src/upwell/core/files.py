@@ -233,6 +233,12 @@ class Files:
     def rename(self, principal: Principal, file_id: str, name: str) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, name=name))
 
+    def describe(self, principal: Principal, file_id: str, text: str) -> CloudFile:
+        """An empty text takes the description away."""
+        return self._change(
+            principal, file_id, lambda file: replace(file, description=text or None)
+        )
+
     def set_meta(self, principal: Principal, file_id: str, meta: dict[str, Any]) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, user_meta=meta))
 
