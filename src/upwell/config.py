@@ -13,13 +13,29 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+)
 
-_ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url")
+_ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url", "trusted_proxies")
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the message names the key and what is wrong."""
+
+
+def _listed(value: object) -> object:
+    """A variable of the environment holds a list with commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 class Settings(BaseModel):
@@ -32,6 +48,7 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8420
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     public_url: Annotated[str, AfterValidator(lambda url: url.rstrip("/"))] | None = None
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     task_idle: timedelta = timedelta(days=7)
     direct_max_size: ByteSize = ByteSize(16 << 20)
