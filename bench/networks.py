@@ -311,7 +311,10 @@ def _lost(results: Results) -> str:
 
 
 def _report(results: Results, options: argparse.Namespace) -> str:
-    command = "python -m bench.networks" + "".join(f" --only '{each}'" for each in options.only)
+    usual = " --usual" if options.usual else ""
+    command = f"python -m bench.networks{usual}" + "".join(
+        f" --only '{each}'" for each in options.only
+    )
     head = (
         f"# What networks leave of an upload\n\n`{command}` on Linux {platform.release()}, CUBIC, "
     )
