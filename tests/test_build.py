@@ -80,6 +80,7 @@ def test_the_wheel_has_the_page_and_nothing_of_its_sources(wheel: Path) -> None:
         names = archive.namelist()
     assert "upwell/page/index.html" in names
     assert "upwell/page/index.html.br" in names
+    assert "upwell/http/templates/style.css" in names
     assert not [name for name in names if name.startswith(("web/", "src/", "tests/"))]
 
 
@@ -95,9 +96,12 @@ def test_the_wheel_serves_the_page_from_a_fresh_environment(
     assert done.returncode == 0, done.stderr
     monkeypatch.setattr(tests.harness, "UPWELL", environment / "bin" / "upwell")
     with Server(tmp_path / "data") as server:
-        answer = httpx2.get(f"http://127.0.0.1:{server.port}/", trust_env=False)
+        url = f"http://127.0.0.1:{server.port}"
+        answer = httpx2.get(url, trust_env=False)
+        refusal = httpx2.get(f"{url}/b/none", trust_env=False)
     assert answer.status_code == 200
     assert "/page/assets/" in answer.text
+    assert (refusal.status_code, "no such bundle" in refusal.text) == (404, True)
 
 
 @pytest.mark.slow
