@@ -18,7 +18,7 @@ from upwell.errors import (
     PasswordRequired,
     PreviewNotFound,
 )
-from upwell.model import GENERIC_TYPE, Garbage, Scope
+from upwell.model import ALL_FILES, GENERIC_TYPE, Garbage, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from upwell.core.homes import Home
     from upwell.core.links import Links
     from upwell.core.ports import BlobReader, Catalog, Clock, Page
-    from upwell.model import Bundle, CloudFile, Principal
+    from upwell.model import Bundle, CloudFile, FileQuery, Principal
 
 
 class Form(StrEnum):
@@ -108,10 +108,7 @@ class Files:
         """A file of a bundle that the asker has opened (``Bundles.open``)."""
 
         def find() -> CloudFile:
-            file = self._catalog.file(file_id, self._clock(), bundle.account_id)
-            if file is None or file.bundle_id != bundle.id:
-                raise FileNotFound("There is no such file in this bundle, or not any more.")
-            return file
+            return self._bundles.public_file(bundle, file_id)
 
         return self._found(find, asker, form, password)
 
@@ -223,12 +220,18 @@ class Files:
         return bundle is not None and self._bundles.admits(bundle, asker)
 
     def mine(
-        self, principal: Principal, offset: int, take: int, *, recycled: bool = False
+        self,
+        principal: Principal,
+        offset: int,
+        take: int,
+        query: FileQuery = ALL_FILES,
+        *,
+        recycled: bool = False,
     ) -> Page[CloudFile]:
-        """The caller's files, newest first; or those in the recycle bin."""
+        """The caller's files; or those in the recycle bin."""
         policy.require(principal, Scope.READ)
         now, account = self._clock(), principal.account.id
-        return self._catalog.files(account, now, offset, take, recycled=recycled)
+        return self._catalog.files(account, now, offset, take, query, recycled=recycled)
 
     def rename(self, principal: Principal, file_id: str, name: str) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, name=name))
