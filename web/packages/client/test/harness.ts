@@ -3,11 +3,11 @@
 import { type ChildProcess, execFileSync, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import http from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { extname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const UPWELL =
@@ -71,6 +71,16 @@ export class Server {
   }
 }
 
+const TYPES: Record<string, string> = {
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".css": "text/css",
+};
+// That of the server's own page.
+const POLICY =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; " +
+  "img-src 'self' blob: data:; connect-src 'self'; worker-src 'self'";
+
 /** What happens to a request on its way. */
 export type Fault =
   | "cut" // the connection breaks within the body
@@ -89,6 +99,8 @@ export interface Request {
 export class Network {
   fault: (request: Request) => Fault | null = () => null;
   readonly requests: Request[] = [];
+  /** A folder whose files are served beside the server, on the same origin. */
+  pages: string | null = null;
   readonly #server: http.Server;
   readonly #agent = new http.Agent({ keepAlive: false });
 
@@ -133,6 +145,13 @@ export class Network {
     to: http.ServerResponse,
   ): Promise<void> {
     const asked = { method: from.method ?? "", path: from.url ?? "" };
+    const page = this.pages && join(this.pages, new URL(asked.path, this.url).pathname);
+    if (page && extname(page) && existsSync(page)) {
+      const type = TYPES[extname(page)] ?? "application/octet-stream";
+      to.writeHead(200, { "Content-Type": type, "Content-Security-Policy": POLICY });
+      to.end(readFileSync(page));
+      return;
+    }
     this.requests.push(asked);
     const fault = this.fault(asked);
     if (fault === "cut") {
