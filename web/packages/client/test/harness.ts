@@ -101,6 +101,8 @@ export interface Asked {
 export class Network {
   fault: (request: Asked) => Fault | null = () => null;
   readonly requests: Asked[] = [];
+  /** How many of them had a fault. */
+  faults = 0;
   /** A folder whose files are served beside the server, on the same origin. */
   pages: string | null = null;
   readonly #server: http.Server;
@@ -133,6 +135,7 @@ export class Network {
   reset(): void {
     this.fault = () => null;
     this.requests.length = 0;
+    this.faults = 0;
   }
 
   async stop(): Promise<void> {
@@ -156,6 +159,7 @@ export class Network {
     }
     this.requests.push(asked);
     const fault = this.fault(asked);
+    if (fault) this.faults += 1;
     if (fault === "cut") {
       await once(from, "data");
       from.socket.destroy();

@@ -144,6 +144,7 @@ describe("the client", () => {
       await show();
       network.fault = first(fault, "/chunk/", 2);
       expect(await upload(3 * MB, `${fault}.bin`)).toMatchObject({ same: true, existing: false });
+      expect(network.faults).toBe(2);
     },
   );
 
@@ -255,6 +256,28 @@ describe("Uppy", () => {
         }),
       );
     await expect.poll(tasks).toEqual([]);
+  });
+
+  test("frees what a file left that failed and was removed", async () => {
+    await show();
+    network.fault = ({ path }) => (path.includes("/complete/") ? "refuse" : null);
+    const tasks = await page.evaluate(async () => {
+      const open = () =>
+        window.client.request<unknown[]>("GET", "/api/files/upload/tasks", {
+          query: { status: "in_progress" },
+        });
+      const uppy = window.newUppy("frees");
+      uppy.getPlugin("Upwell")?.setOptions({ patience: 0 });
+      const id = uppy.addFile({ name: "frees.bin", data: window.random(2 << 20, "frees.bin") });
+      await uppy.upload();
+      const before = (await open()).length;
+      uppy.removeFile(id);
+      for (let tries = 0; tries < 50 && (await open()).length > 0; tries += 1) {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      return { before, after: (await open()).length };
+    });
+    expect(tasks).toEqual({ before: 1, after: 0 });
   });
 
   test("retries what failed", async () => {
