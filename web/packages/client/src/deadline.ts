@@ -1,0 +1,52 @@
+/** Stopping what is under way. */
+
+import { ConnectionFailed } from "./errors.ts";
+
+/** A signal that is aborted by the caller's, or on its own. */
+export class Stop {
+  readonly #controller = new AbortController();
+  readonly #caller: AbortSignal | undefined;
+  readonly #follow = () => this.abort(this.#caller?.reason);
+
+  constructor(caller?: AbortSignal) {
+    this.#caller = caller;
+    if (caller?.aborted) this.#follow();
+    else caller?.addEventListener("abort", this.#follow);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  abort(reason: unknown): void {
+    this.#controller.abort(reason);
+  }
+
+  /** What it was for is over. */
+  end(): void {
+    this.#caller?.removeEventListener("abort", this.#follow);
+  }
+}
+
+/** Aborts with ConnectionFailed when its time is over. */
+export class Deadline extends Stop {
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  /** In so many milliseconds, or when the caller aborts. */
+  constructor(time: number, caller?: AbortSignal) {
+    super(caller);
+    this.set(time);
+  }
+
+  /** In so many milliseconds from now. */
+  set(time: number): void {
+    clearTimeout(this.#timer);
+    const stalled = new ConnectionFailed("The server does not answer: the connection stalled.");
+    this.#timer = setTimeout(() => this.abort(stalled), time);
+  }
+
+  override end(): void {
+    clearTimeout(this.#timer);
+    super.end();
+  }
+}
