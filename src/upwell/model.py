@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,17 @@ DEFAULT_POOL_ID = "00000000-0000-4000-8000-000000000001"
 GENERIC_TYPE = "application/octet-stream"
 
 _HEX = re.compile(r"[0-9a-f]+\Z")
+
+
+def folded(text: str) -> str:
+    """A name as people compare it: without case, and without the several ways in which Unicode
+    writes one character. Made here, so that every database agrees; without NUL, where SQLite's
+    comparisons end."""
+    return _compatible(_compatible(text).casefold()).replace("\0", "")
+
+
+def _compatible(text: str) -> str:
+    return unicodedata.normalize("NFKC", text)
 
 
 class Scope(StrEnum):
@@ -193,6 +205,29 @@ class TaskStatus(StrEnum):
     COMPLETED = "completed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+
+
+class FileOrder(StrEnum):
+    """By what a list of files is sorted. Names: as ``folded``."""
+
+    NEWEST = "newest"
+    OLDEST = "oldest"
+    NAME = "name"
+    NAME_REVERSED = "-name"
+    SMALLEST = "size"
+    LARGEST = "-size"
+
+
+@dataclass(frozen=True, slots=True)
+class FileQuery:
+    """Which files, and in what order: those with ``search`` in their names, in whatever case;
+    all when it is empty."""
+
+    search: str = ""
+    order: FileOrder = FileOrder.NEWEST
+
+
+ALL_FILES = FileQuery()
 
 
 @dataclass(frozen=True, slots=True)

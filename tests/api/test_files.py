@@ -303,3 +303,21 @@ def test_my_files_newest_first_in_pages(live: Api) -> None:
 def test_whatever_is_no_id_is_not_found(api: Api, unknown: str) -> None:
     assert api.get(f"/api/files/{unknown}/info").status_code == 404
     assert api.get(f"/api/files/upload/resume/{unknown}").status_code == 404
+
+
+def test_the_caller_s_files_by_name_and_size(live: Api) -> None:
+    for name, size in (("Zebra", 42), ("apfel %1", 41), ("APFEL %2", 40)):
+        live.direct(unique(size), name=f"{name} in order")
+
+    def names(**asked: Any) -> list[str]:
+        answer = live.get("/api/files/me", params=asked)
+        assert (answer.status_code, answer.headers["x-total"]) == (200, str(len(answer.json())))
+        return [file["name"].removesuffix(" in order") for file in answer.json()]
+
+    assert names(search="in Order", order="name") == ["apfel %1", "APFEL %2", "Zebra"]
+    assert names(search="in order", order="-size") == ["Zebra", "apfel %1", "APFEL %2"]
+    assert names(search="in order") == ["APFEL %2", "apfel %1", "Zebra"]
+    assert names(search="aPFEL %", order="oldest") == ["apfel %1", "APFEL %2"]
+    assert names(search="%_order") == []
+    refused(live.get("/api/files/me", params={"order": "hash"}), 400, "VALIDATION_FAILED")
+    refused(live.get("/api/files/me", params={"search": "x" * 256}), 400, "VALIDATION_FAILED")

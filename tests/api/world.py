@@ -62,8 +62,8 @@ class LoopTransport(httpx2.BaseTransport):
             request.method, request.url, headers=request.headers, content=request.content
         )
         response = await self._inner.handle_async_request(asked)
-        content = await response.aread()
-        return httpx2.Response(response.status_code, headers=response.headers, content=content)
+        raw = httpx2.ByteStream(b"".join([piece async for piece in response.aiter_raw()]))
+        return httpx2.Response(response.status_code, headers=response.headers, stream=raw)
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)

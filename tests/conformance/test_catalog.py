@@ -65,6 +65,8 @@ from upwell.model import (
     CloudFile,
     Digest,
     EventType,
+    FileOrder,
+    FileQuery,
     Garbage,
     JobKind,
     Layout,
@@ -99,6 +101,21 @@ POOL = DEFAULT_POOL_ID
 OTHER = "00000000-0000-4000-8000-000000000002"
 THREADS = 8
 FREE = Allowance()
+NAMES = [
+    "Film.mkv",
+    "my film",
+    "über uns",
+    "u\u0308ber den Wolken",
+    "STRASSE",
+    "Straße 7",
+    "Σίσυφος",
+    "10% off",
+    "a_b",
+    "a\\b",
+    "\ufb01le",
+    "写真.jpg",
+    "d\0f",
+]
 
 CATALOGS: dict[str, Callable[[Path], SqlCatalog]] = {
     "sqlite": lambda folder: SqlCatalog.open(folder / "catalog.db"),
@@ -896,6 +913,73 @@ class TestFiles:
         assert [f for page in pages for f in page.items] == expected
         assert {page.total for page in pages} == {5}
         assert catalog.files(ann.id, NOW, 10**30, 10**30).items == []
+
+    @pytest.mark.parametrize(
+        ("order", "expected"),
+        [
+            (FileOrder.NEWEST, "4 3 2 1 0"),
+            (FileOrder.OLDEST, "0 1 2 3 4"),
+            (FileOrder.NAME, "1 0 3 2 4"),
+            (FileOrder.NAME_REVERSED, "4 2 3 0 1"),
+            (FileOrder.SMALLEST, "3 0 4 1 2"),
+            (FileOrder.LARGEST, "2 1 4 0 3"),
+        ],
+    )
+    def test_every_order_is_total_and_pages_lose_nothing(
+        self, catalog: Catalog, ann: Account, order: FileOrder, expected: str
+    ) -> None:
+        """Equal names and sizes are in the order of their ids; case does not count."""
+        names, sizes = ["B", "a", "Ä", "b", "E\u0301"], [5, 9, 10, 1, 5]
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            id_, at = f"{number}", NOW + number * TICK
+            _stored(catalog, ann, id=id_, name=name, at=at, blob=_blob(size))
+        _stored(catalog, _account(catalog, "bob"), name="of somebody else")
+        query = FileQuery(order=order)
+        pages = [catalog.files(ann.id, NOW, start, 2, query) for start in (0, 2, 4)]
+        assert " ".join(f.id for page in pages for f in page.items) == expected
+        assert {page.total for page in pages} == {5}
+
+    @pytest.mark.parametrize(
+        ("search", "found"),
+        [
+            ("FILM", {"Film.mkv", "my film"}),
+            ("", {*NAMES}),
+            ("ÜBER", {"über uns", "u\u0308ber den Wolken"}),
+            ("straße", {"STRASSE", "Straße 7"}),
+            ("ΣΊΣΥΦΟΣ", {"Σίσυφος"}),
+            ("10%", {"10% off"}),
+            ("%", {"10% off"}),
+            ("_", {"a_b"}),
+            ("/", set()),
+            ("\\", {"a\\b"}),
+            ("file", {"\ufb01le"}),
+            ("写真", {"写真.jpg"}),
+            ("a\0b", set()),
+            ("d\0f", {"d\0f"}),
+            ("x" * 300, set()),
+            ("\ufdfa" * 255, set()),
+            ("' OR 1=1 --", set()),
+        ],
+    )
+    def test_search_is_for_what_people_read(
+        self, catalog: Catalog, ann: Account, search: str, found: set[str]
+    ) -> None:
+        for name in NAMES:
+            _stored(catalog, ann, name=name)
+        page = catalog.files(ann.id, NOW, 0, 100, FileQuery(search))
+        assert {file.name for file in page.items} == found
+        assert page.total == len(found)
+
+    def test_a_file_is_found_by_its_name_of_now(self, catalog: Catalog, ann: Account) -> None:
+        file = _stored(catalog, ann, name="Before")
+        catalog.update_file(file.id, ann.id, NOW, lambda f: replace(f, name="After"))
+        assert catalog.files(ann.id, NOW, 0, 9, FileQuery("before")).total == 0
+        (found,) = catalog.files(ann.id, NOW, 0, 9, FileQuery("after")).items
+        assert found.name == "After"
+        assert catalog.files(ann.id, NOW, 0, 9, FileQuery("after"), recycled=True).total == 0
+        assert catalog.recycle_file(file.id, ann.id, NOW)
+        assert catalog.files(ann.id, NOW, 0, 9, FileQuery("after")).total == 0
+        assert catalog.files(ann.id, NOW, 0, 9, FileQuery("after"), recycled=True).total == 1
 
     def test_page_and_total_are_of_one_instant(self, catalog: Catalog, ann: Account) -> None:
         done = threading.Event()
@@ -2481,7 +2565,11 @@ class TestSqliteFile:
             assert "ix_blobs_preview_key" in unknown
             for recycled in ("NULL", "NOT NULL"):
                 count = _plan_of(plain, seen, "count(*)", f"files.recycled_at IS {recycled}")
-                assert "COVERING INDEX ix_files_newest" in count
+                assert "COVERING INDEX ix_files_n" in count
+            for order in ("created_at, files.id", "name_folded, files.id", "name_folded DESC"):
+                listed = _plan_of(plain, seen, f"ORDER BY files.{order}")
+                assert "TEMP B-TREE" not in listed
+            assert "COVERING INDEX ix_files_name" in _plan_of(plain, seen, "count(*)", "LIKE")
 
     def test_recording_a_chunk_changes_no_index(self, sql: SqlCatalog) -> None:
         """Not even looks at one: SQLite's program opens none of the tasks' to write."""
@@ -2511,6 +2599,9 @@ def _walk_through(sql: SqlCatalog, ann: Account) -> None:
     sql.duplicates(ann.id, Digest("md5", "x"), 5, NOW)
     for recycled in (False, True):
         sql.files(ann.id, NOW, 0, 10, recycled=recycled)
+    for order in FileOrder:
+        sql.files(ann.id, NOW, 0, 10, FileQuery(order=order))
+    sql.files(ann.id, NOW, 0, 10, FileQuery("x"))
     for account_id in (ann.id, None):
         sql.file(file.id, NOW, account_id)
     sql.file_of_task(ann.id, task.id, NOW)
@@ -2623,7 +2714,7 @@ class TestMigrations:
             assert {t.id for t in running} == {"t0", "t1"}
             assert all(t.seal is None for t in running)
             assert sql.chunk_indexes("t0") == [0, 1]
-            page = sql.files(ann.id, NOW, 0, 10)
+            page = sql.files(ann.id, NOW, 0, 10, FileQuery("N", FileOrder.NAME))
             assert page.total == 4
             for file in page.items:
                 assert (file.blob.sealed, file.blob.facts, file.recycled_at) == (None, None, None)

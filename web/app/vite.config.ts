@@ -1,7 +1,9 @@
 import { defineConfig } from "vite";
+import { compressed } from "./compressed.ts";
 
 export default defineConfig({
   base: "/page/",
+  plugins: [compressed()],
   resolve: { conditions: ["upwell-source", "module", "browser", "production"] },
   build: {
     // Into the Python package: the wheel carries the page.

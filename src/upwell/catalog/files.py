@@ -21,14 +21,24 @@ from upwell.catalog.schema import (
     tasks,
 )
 from upwell.core.ports import Page
-from upwell.model import Allowance, Blob, CloudFile, Digest, EventType, Garbage, Sealed
+from upwell.model import (
+    Allowance,
+    Blob,
+    CloudFile,
+    Digest,
+    EventType,
+    FileOrder,
+    Garbage,
+    Sealed,
+    folded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
-    from upwell.model import NewJob
+    from upwell.model import FileQuery, NewJob
 
 _EXPIRED_AT_ONCE = 100  # files, each with an event and its deliveries: others wait meanwhile
 _NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
@@ -36,6 +46,14 @@ _LIVE = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > _NOW)
 _IN_PLACE = files.c.recycled_at.is_(None)
 _RECYCLED = files.c.recycled_at.is_not(None)
 _NEWEST = (files.c.created_at.desc(), files.c.id.desc())
+_ORDERS: dict[FileOrder, tuple[sa.ColumnElement[Any], ...]] = {
+    FileOrder.NEWEST: _NEWEST,
+    FileOrder.OLDEST: (files.c.created_at, files.c.id),
+    FileOrder.NAME: (files.c.name_folded, files.c.id),
+    FileOrder.NAME_REVERSED: (files.c.name_folded.desc(), files.c.id.desc()),
+    FileOrder.SMALLEST: (blobs.c.size, files.c.id),
+    FileOrder.LARGEST: (blobs.c.size.desc(), files.c.id.desc()),
+}
 _BLOB_COLUMNS = [column.label(f"blob_{column.name}") for column in blobs.c]
 _ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUMNS).join(
     blobs, blobs.c.id == files.c.blob_id
@@ -118,6 +136,7 @@ def _note(conn: Connection, type_: EventType, file: CloudFile, now: datetime) ->
 def _changeable(file: CloudFile) -> dict[str, Any]:
     return {
         "name": file.name,
+        "name_folded": folded(file.name),
         "mime_type": file.mime_type,
         "description": file.description,
         "user_meta": file.user_meta,
@@ -181,11 +200,20 @@ def of_task(conn: Connection, account_id: str, task_id: str, now: datetime) -> C
 
 
 def page(
-    conn: Connection, account_id: str, now: datetime, offset: int, take: int, *, recycled: bool
+    conn: Connection,
+    account_id: str,
+    now: datetime,
+    offset: int,
+    take: int,
+    query: FileQuery,
+    *,
+    recycled: bool,
 ) -> Page[CloudFile]:
-    mine = files.c.account_id == account_id
+    wanted = files.c.account_id == account_id
+    if sought := folded(query.search):
+        wanted &= files.c.name_folded.contains(sought, autoescape=True)
     kept = _RECYCLED if recycled else _IN_PLACE
-    return page_where(conn, mine, _NEWEST, now, offset, take, kept)
+    return page_where(conn, wanted, _ORDERS[query.order], now, offset, take, kept)
 
 
 def page_where(

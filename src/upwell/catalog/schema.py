@@ -281,6 +281,13 @@ files = _table(
     _text("bundle_id", nullable=True),
     _text("blob_id", sa.ForeignKey("blobs.id"), index=True),
     _text("name"),
+    # The name as ``model.folded``; PostgreSQL is to sort it as SQLite does, by code point.
+    sa.Column(
+        "name_folded",
+        sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+        nullable=False,
+        server_default="",
+    ),
     _text("mime_type"),
     _text("hash_algorithm"),
     _text("hash"),
@@ -292,6 +299,7 @@ files = _table(
     _instant("updated_at"),
     _instant("recycled_at", nullable=True),
     sa.Index("ix_files_newest", "account_id", "created_at", "id", "expired_at", "recycled_at"),
+    sa.Index("ix_files_name", "account_id", "name_folded", "id", "expired_at", "recycled_at"),
 )
 
 _BUNDLED = files.c.bundle_id.is_not(None)

@@ -17,6 +17,7 @@ from upwell.catalog.migrate import HEAD, migrate, revision
 from upwell.catalog.pools import PoolMethods
 from upwell.catalog.sqlite import Sqlite, raise_explained
 from upwell.errors import NotReady
+from upwell.model import ALL_FILES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         Chunk,
         CloudFile,
         Digest,
+        FileQuery,
         Garbage,
         NewJob,
         Principal,
@@ -205,11 +207,18 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         return self._db.read(lambda conn: files.of_task(conn, account_id, task_id, now))
 
     def files(
-        self, account_id: str, now: datetime, offset: int, take: int, *, recycled: bool = False
+        self,
+        account_id: str,
+        now: datetime,
+        offset: int,
+        take: int,
+        query: FileQuery = ALL_FILES,
+        *,
+        recycled: bool = False,
     ) -> Page[CloudFile]:
         start, count = column_int(offset), column_int(take)
         return self._db.read_consistent(
-            lambda conn: files.page(conn, account_id, now, start, count, recycled=recycled)
+            lambda conn: files.page(conn, account_id, now, start, count, query, recycled=recycled)
         )
 
     def update_file(

@@ -103,3 +103,8 @@ class Accounts:
             )
         scopes = DEFAULT_SCOPES | ({Scope.ADMIN} if account.is_admin else set())
         return self.issue(account, "browser", scopes=scopes, life=SESSION_LIFE)
+
+    def log_out(self, secret: str) -> None:
+        """Revoke a session's token. Raises TokenInvalid when it is not a live one."""
+        principal = self.authenticate(secret)
+        self.revoke(principal.account, principal.token_id)

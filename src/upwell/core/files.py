@@ -11,7 +11,7 @@ from upwell.core import policy
 from upwell.core.sealed import SealedReader
 from upwell.core.sealing import KeyCache
 from upwell.errors import AuthRequired, FileNotFound, PasswordRequired, PreviewNotFound
-from upwell.model import GENERIC_TYPE, Garbage, Scope
+from upwell.model import ALL_FILES, GENERIC_TYPE, Garbage, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from upwell.core.homes import Home
     from upwell.core.links import Links
     from upwell.core.ports import BlobReader, Catalog, Clock, Page
-    from upwell.model import Bundle, CloudFile, Principal
+    from upwell.model import Bundle, CloudFile, FileQuery, Principal
 
 
 class Form(StrEnum):
@@ -215,12 +215,18 @@ class Files:
         return bundle is not None and self._bundles.admits(bundle, asker)
 
     def mine(
-        self, principal: Principal, offset: int, take: int, *, recycled: bool = False
+        self,
+        principal: Principal,
+        offset: int,
+        take: int,
+        query: FileQuery = ALL_FILES,
+        *,
+        recycled: bool = False,
     ) -> Page[CloudFile]:
-        """The caller's files, newest first; or those in the recycle bin."""
+        """The caller's files; or those in the recycle bin."""
         policy.require(principal, Scope.READ)
         now, account = self._clock(), principal.account.id
-        return self._catalog.files(account, now, offset, take, recycled=recycled)
+        return self._catalog.files(account, now, offset, take, query, recycled=recycled)
 
     def rename(self, principal: Principal, file_id: str, name: str) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, name=name))

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from upwell.model import ALL_FILES
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         CloudFile,
         Digest,
         Event,
+        FileQuery,
         Garbage,
         Job,
         JobKind,
@@ -210,9 +213,17 @@ class FileRows(Protocol):
     def file_of_task(self, account_id: str, task_id: str, now: datetime) -> CloudFile | None: ...
 
     def files(
-        self, account_id: str, now: datetime, offset: int, take: int, *, recycled: bool = False
+        self,
+        account_id: str,
+        now: datetime,
+        offset: int,
+        take: int,
+        query: FileQuery = ALL_FILES,
+        *,
+        recycled: bool = False,
     ) -> Page[CloudFile]:
-        """Newest first; those in the recycle bin when ``recycled``."""
+        """Those in the recycle bin when ``recycled``. Every order is total: what no file does
+        between two pages is not seen twice, and not missed."""
         ...
 
     def update_file(

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from upwell import __version__
 from upwell import errors as e
 from upwell.http import (
+    account_routes,
     bundle_pages,
     bundle_routes,
     event_routes,
@@ -22,6 +23,7 @@ from upwell.http import (
     pool_routes,
     upload_routes,
 )
+from upwell.http.built_page import BuiltPage
 from upwell.http.chunks import ChunkEndpoint
 from upwell.http.errors import ErrorBody, error_response
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
@@ -45,6 +47,7 @@ _TAGS = [
     {"name": "sharing", "description": "Bundles of files at one address, and signed links."},
     {"name": "pools", "description": "Where bytes live, under which policy, and how many."},
     {"name": "events", "description": "What happens to uploads and files, live or to webhooks."},
+    {"name": "accounts", "description": "Who the caller is."},
     {"name": "health", "description": "For whoever watches the server; needs no token."},
     {"name": "aliases", "description": "The same calls for clients that know them by this path."},
 ]
@@ -64,10 +67,12 @@ def make_api(
     direct_max_size: int,
     secure_cookies: bool = False,
     public_url: str | None = None,
+    page: BuiltPage | None = None,
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """The routes; ``start`` and ``stop`` run with the server. See ``make_app``."""
+    page = page or BuiltPage()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -91,11 +96,12 @@ def make_api(
         app.include_router(file_routes.make_routes(verbs), prefix=prefix)
         app.include_router(pool_routes.make_file_routes(verbs), prefix=prefix)
         app.include_router(bundle_routes.make_file_routes(verbs, public_url), prefix=prefix)
+    app.include_router(account_routes.make_routes(verbs))
     app.include_router(pool_routes.make_routes(verbs), prefix="/api")
     app.include_router(event_routes.make_routes(verbs), prefix="/api")
     app.include_router(bundle_routes.make_routes(verbs, public_url))
     app.include_router(bundle_pages.make_routes(verbs, secure_cookies=secure_cookies))
-    app.include_router(pages.make_routes(verbs, secure_cookies=secure_cookies))
+    app.include_router(pages.make_routes(verbs, page, secure_cookies=secure_cookies))
     _add_health(app, verbs)
     _shape_errors(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
@@ -217,6 +223,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 operation["responses"].pop("422", None)
                 if _FOR_ANYONE.match(path) and method in ("get", "head"):
                     operation["security"] = [{}, {"token": []}, {"session": []}]
+                elif path == "/logout":
+                    operation["security"] = [{"session": []}]
                 elif path.startswith(PROTECTED):
                     operation["security"] = [{"token": []}, {"session": []}]
                 if path.startswith("/drive"):

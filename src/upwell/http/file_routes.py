@@ -14,6 +14,7 @@ from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
 from upwell.http.guard import asker_of, call, in_thread
 from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
 from upwell.http.upload_routes import TOTAL, Offset, Take
+from upwell.model import FileOrder, FileQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 Download = Annotated[bool, Query(description="As an attachment in any case.")]
 Thumbnail = Annotated[bool, Query(description="A small image of it, in WebP.")]
 Preview = Annotated[bool, Query(description="A larger image of it, in WebP.")]
+Search = Annotated[
+    str, Query(max_length=255, description="Only files with this in their names, in any case.")
+]
+Order = Annotated[FileOrder, Query(description="`-` turns an order around.")]
 Password = Annotated[
     str | None,
     Header(alias="X-Encrypt-Password", description="Of an encrypted file; as UTF-8."),
@@ -51,14 +56,21 @@ def make_routes(verbs: Verbs) -> APIRouter:
 
 
 def _add_lists(router: APIRouter, verbs: Verbs) -> None:
-    listed = responses(e.ValidationFailed)
-    listed[200] = {"description": "Newest first.", "headers": TOTAL}
+    sorted_ = responses(e.ValidationFailed)
+    sorted_[200] = {"description": "In the order asked for.", "headers": TOTAL}
+    listed = sorted_ | {200: {"description": "Newest first.", "headers": TOTAL}}
 
-    @router.get("/me", summary="The caller's files", responses=listed)
+    @router.get("/me", summary="The caller's files", responses=sorted_)
     async def my_files(
-        request: Request, response: Response, offset: Offset = 0, take: Take = 20
+        request: Request,
+        response: Response,
+        search: Search = "",
+        order: Order = FileOrder.NEWEST,
+        offset: Offset = 0,
+        take: Take = 20,
     ) -> list[CloudFileOut]:
-        page = await call(request, lambda p: verbs.files.mine(p, offset, take))
+        query = FileQuery(search, order)
+        page = await call(request, lambda p: verbs.files.mine(p, offset, take, query))
         response.headers["X-Total"] = str(page.total)
         return [CloudFileOut.of(file, verbs.pools.named(file.pool_id)) for file in page.items]
 

@@ -218,6 +218,11 @@ def secret_of(method: str, headers: Headers) -> str:
         if scheme.lower() != "bearer" or not secret.strip():
             raise TokenInvalid("Send the token as `Authorization: Bearer …`.")
         return secret.strip()
+    return session_secret(method, headers)
+
+
+def session_secret(method: str, headers: Headers) -> str:
+    """The secret of a browser's session. Raises AuthRequired or CrossSite."""
     session = _cookie(headers)
     if session is None:
         raise _auth_required()

@@ -1,4 +1,4 @@
-"""The few pages: home, login, and the API's documentation, all without the internet."""
+"""The home page, login, and the API's documentation, all without the internet."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.staticfiles import StaticFiles
 
 from upwell.core.accounts import SESSION_LIFE
 from upwell.errors import UpwellError
+from upwell.http import built_page
 from upwell.http.guard import SESSION_COOKIE, in_thread, session_of
 
 if TYPE_CHECKING:
-    from upwell.core.ports import Page
     from upwell.core.verbs import Verbs
-    from upwell.model import CloudFile, Principal
+    from upwell.http.built_page import BuiltPage
 
 _CSP = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
@@ -37,9 +37,6 @@ _DOCS_CSP = {
 _STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
 body { max-width: 46rem; margin: 3rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid #8884 }
-td:first-child { overflow-wrap: anywhere }
 code, pre { font: .9em ui-monospace, monospace }
 """
 _DOCS_INIT = """
@@ -49,17 +46,15 @@ window.onload = () => SwaggerUIBundle({
 """
 
 
-def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
+def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRouter:
     """The pages; none of them is part of the API's description."""
     router = APIRouter(include_in_schema=False)
 
-    @router.get("/")
+    @router.api_route("/", methods=["GET", "HEAD"])
     async def home(request: Request) -> Response:
-        principal = await session_of(verbs.accounts, request.headers)
-        if principal is None:
-            return _page("Upwell", _STRANGER)
-        page = await in_thread(lambda: verbs.files.mine(principal, 0, 20))
-        return _page("Upwell", _files_of(principal, page))
+        if page.is_there():
+            return page.index(request)
+        return _page("Upwell", _NOT_BUILT, status=503)
 
     @router.get("/login")
     async def login(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
@@ -86,6 +81,7 @@ def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
     async def style() -> Response:
         return Response(_STYLE, media_type="text/css")
 
+    router.include_router(built_page.make_routes(page))
     _add_docs(router)
     return router
 
@@ -109,24 +105,10 @@ def _add_docs(router: APIRouter) -> None:
     router.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
 
 
-_STRANGER = """
-<p>This is an Upwell server. You are not logged in: open the link that <code>upwell serve</code>
-printed, or let <code>upwell login</code> print a new one.</p>
+_NOT_BUILT = """
+<p>This server runs, but its page was not built: run <code>make page</code> in its source folder
+and start it again. Meanwhile the <a href="/docs">API</a> and the command line work.</p>
 """
-
-
-def _files_of(principal: Principal, page: Page[CloudFile]) -> str:
-    rows = "".join(
-        f'<tr><td><a href="/api/files/{file.id}">{html.escape(file.name)}</a>'
-        f"<td>{file.size:,}<td>{file.created_at:%Y-%m-%d %H:%M}"
-        for file in page.items
-    )
-    table = f"<table><tr><th>File<th>Bytes<th>Stored (UTC){rows}</table>" if rows else ""
-    return (
-        f"<p>Logged in as <b>{html.escape(principal.account.name)}</b>, who has {page.total} "
-        "files. Send more with <code>upwell put FILE</code>, or over the "
-        f'<a href="/docs">API</a>.</p>{table}'
-    )
 
 
 def _page(title: str, body: str, status: int = 200) -> HTMLResponse:

@@ -1,0 +1,525 @@
+/** Sending a file: hashed first, resumed where an earlier attempt stopped, verified. */
+
+import { platform } from "#platform";
+import { Deadline } from "./deadline.ts";
+import { ApiError, Cancelled, ConnectionFailed, ContentMismatch, UpwellError } from "./errors.ts";
+import { ANSWER_WITHIN, type Http } from "./http.ts";
+import type { CloudFile, TaskChunks } from "./model.ts";
+import { Retry, type Wait } from "./retry.ts";
+import { read } from "./slices.ts";
+import type { Connections, Slots } from "./slots.ts";
+import { type Remembered, rememberedOf, tokenOf } from "./token.ts";
+
+const CHUNK_SIZE = 5 << 20;
+/** Bytes up to which one request is quicker than asking first whether the server has the file. */
+const DIRECT_SIZE = 1 << 20;
+const STALL = 30_000; // milliseconds without progress after which a chunk is sent again
+const SLOWEST = 16; // bytes a millisecond that a body makes at least, where nobody can watch it
+const MOST_ROUNDS = 5;
+const MOST_TASKS = 3;
+
+/** A file, a blob, or in Node the path of a file. */
+export type Source = Blob | string;
+
+/** Where an upload is: its bytes are hashed, then sent, then verified by the server. */
+export type Phase = "hashing" | "sending" | "verifying";
+
+/** `bytes` of `total` are done in this phase. They may go back: what was lost is sent again. */
+export interface Progress {
+  phase: Phase;
+  bytes: number;
+  total: number;
+}
+
+/** The file on the server; `existing` when its content was there already. */
+export interface Uploaded {
+  file: CloudFile;
+  existing: boolean;
+}
+
+/** How a file is to be stored, and how it gets there. */
+export interface UploadOptions {
+  /** The name of the file, when it is not the source's own. */
+  name?: string | undefined;
+  /** Its media type, when it is not the source's own; the server finds it out when both lack. */
+  type?: string | undefined;
+  poolId?: string | undefined;
+  bundleId?: string | undefined;
+  /** From when on the file is to be gone. */
+  expiresAt?: Date | string | undefined;
+  /** The server stores the file encrypted under it. It is never part of the token. */
+  password?: string | undefined;
+  /** Bytes; 5 MiB by default. The server has the last word. */
+  chunkSize?: number | undefined;
+  /** Milliseconds of waiting without one success, after which it fails; 15 minutes by default. */
+  patience?: number | undefined;
+  /** Cancels the upload. */
+  signal?: AbortSignal | undefined;
+  /** Of an earlier upload of this file: what it knew is not found out again. */
+  token?: string | undefined;
+  /** Told what to save, to go on in another page or process. */
+  onToken?: ((token: string) => void) | undefined;
+  onProgress?: ((progress: Progress) => void) | undefined;
+  onPhase?: ((phase: Phase) => void) | undefined;
+  /** Told of every pause after a failure, and with `null` when things go on. */
+  onWait?: ((wait: Wait | null) => void) | undefined;
+}
+
+/** What all uploads of a client share. */
+export interface Shared {
+  readonly http: Http;
+  /** Bodies on their way. */
+  readonly connections: Connections;
+  /** Files that are hashed. */
+  readonly hashing: Slots;
+  /** Files that are sent. */
+  readonly sending: Slots;
+  /** Milliseconds without progress after which a chunk is sent again. */
+  readonly stall?: number | undefined;
+}
+
+/** What create answers. */
+type Created =
+  | { file_exists: true; file: CloudFile }
+  | { file_exists: false; task_id: string; chunk_size: number; chunks_count: number };
+
+const PAUSED = new Cancelled("The upload is paused.");
+
+/** An upload on its way. */
+export class Upload {
+  /** Resolves when the server has verified the file. Rejects with an UpwellError. */
+  readonly done: Promise<Uploaded>;
+  readonly #shared: Shared;
+  readonly #source: Source;
+  readonly #options: UploadOptions;
+  readonly #retry: Retry;
+  #resolve!: (uploaded: Uploaded) => void;
+  #reject!: (error: unknown) => void;
+  #state: "running" | "paused" | "ended" = "running";
+  #run = new AbortController();
+  #running: Promise<void> = Promise.resolve();
+  #remembered: Remembered | null = null;
+  #recalled = false;
+  #task: string | null = null;
+
+  /** Begins at once. */
+  constructor(shared: Shared, source: Source, options: UploadOptions) {
+    this.#shared = shared;
+    this.#source = source;
+    this.#options = options;
+    this.#retry = new Retry(options.patience, options.onWait);
+    this.done = new Promise((resolve, reject) => {
+      this.#resolve = resolve;
+      this.#reject = reject;
+    });
+    this.done.catch(() => {}); // whoever cancels need not listen
+    options.signal?.addEventListener("abort", () => void this.cancel().catch(() => {}), {
+      once: true,
+    });
+    this.#start();
+  }
+
+  /** What to save to go on another day; `null` until the file was hashed. */
+  get token(): string | null {
+    return this.#remembered && tokenOf(this.#remembered);
+  }
+
+  get paused(): boolean {
+    return this.#state === "paused";
+  }
+
+  /** Stop sending until `resume`. */
+  pause(): void {
+    if (this.#state !== "running") return;
+    this.#state = "paused";
+    this.#run.abort(PAUSED);
+  }
+
+  /** Go on after `pause`. */
+  resume(): void {
+    if (this.#state !== "paused") return;
+    this.#state = "running";
+    this.#start();
+  }
+
+  /**
+   * Stop for good, and free what the server received; `done` rejects with Cancelled. Rejects with
+   * an UpwellError when the server cannot be told: then it lets go of the upload days later.
+   */
+  async cancel(): Promise<void> {
+    if (this.#state === "ended") return;
+    const reason = new Cancelled("The upload was cancelled.");
+    this.#state = "ended";
+    this.#run.abort(reason);
+    this.#reject(reason);
+    await this.#running; // a task that is just being created is known then
+    await this.#abandon();
+  }
+
+  #start(): void {
+    const before = this.#running;
+    const run = new AbortController();
+    this.#run = run;
+    this.#running = before.then(() => this.#attempt(run.signal));
+  }
+
+  async #attempt(signal: AbortSignal): Promise<void> {
+    try {
+      signal.throwIfAborted();
+      const uploaded = await this.#upload(signal);
+      this.#state = "ended";
+      this.#resolve(uploaded);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#state = "ended";
+      this.#reject(error);
+    }
+  }
+
+  async #upload(signal: AbortSignal): Promise<Uploaded> {
+    const file = await this.#open();
+    const known = await this.#know(file, signal);
+    const leave = await this.#shared.sending.take(signal);
+    try {
+      this.#enter("sending");
+      this.#tell("sending", 0, file.size);
+      if (file.size <= DIRECT_SIZE && !this.#options.password && !this.#task) {
+        const stored = await this.#direct(file, known, signal);
+        if (stored) return { file: stored, existing: false };
+      }
+      return await this.#byTasks(file, known, signal);
+    } finally {
+      leave();
+    }
+  }
+
+  async #open(): Promise<Blob> {
+    return typeof this.#source === "string" ? await platform.open(this.#source) : this.#source;
+  }
+
+  // What the file is
+
+  /** Its digest: remembered, or found out. */
+  async #know(file: Blob, signal: AbortSignal): Promise<Remembered> {
+    const looks = this.#looksOf(file);
+    this.#remembered ??= this.#recall(looks);
+    if (this.#remembered) return this.#remembered;
+    return this.#remember({ ...looks, digest: await this.#hash(file, signal), task: null });
+  }
+
+  #looksOf(file: Blob): Pick<Remembered, "name" | "size" | "modified"> {
+    const name = this.#options.name ?? ((file as Partial<File>).name || "file");
+    return { name, size: file.size, modified: (file as Partial<File>).lastModified ?? 0 };
+  }
+
+  #recall(looks: Pick<Remembered, "name" | "size" | "modified">): Remembered | null {
+    if (this.#options.token === undefined || this.#recalled) return null;
+    this.#recalled = true;
+    const told = rememberedOf(this.#options.token);
+    const same = told.name === looks.name && told.size === looks.size;
+    if (!same || told.modified !== looks.modified) return null;
+    this.#task = told.task;
+    return told;
+  }
+
+  #remember(remembered: Remembered): Remembered {
+    this.#remembered = remembered;
+    this.#options.onToken?.(tokenOf(remembered));
+    return remembered;
+  }
+
+  async #hash(file: Blob, signal: AbortSignal): Promise<string> {
+    const leave = await this.#shared.hashing.take(signal);
+    try {
+      this.#enter("hashing");
+      const onHashed = (bytes: number) => this.#tell("hashing", bytes, file.size);
+      return await platform.sha256(file, { signal, onHashed });
+    } finally {
+      leave();
+    }
+  }
+
+  // One request
+
+  /** The stored file; `null` when the server takes only smaller ones this way. */
+  async #direct(file: Blob, known: Remembered, signal: AbortSignal): Promise<CloudFile | null> {
+    const form = new FormData();
+    for (const [name, value] of Object.entries(this.#asked(file, known))) {
+      if (value !== undefined) form.append(name, String(value));
+    }
+    form.append("file", file, known.name);
+    const onSent = (bytes: number) => this.#tell("sending", Math.min(bytes, file.size), file.size);
+    try {
+      const path = "/api/files/upload/direct";
+      const send = () => this.#body<CloudFile>("POST", path, form, file, 0, onSent, signal);
+      return this.#verified(await this.#retry.call(send, signal), known);
+    } catch (error) {
+      if (error instanceof ApiError && error.code === "BODY_TOO_LARGE") return null;
+      throw error;
+    }
+  }
+
+  // By a task
+
+  async #byTasks(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        return await this.#byTask(file, known, signal);
+      } catch (error) {
+        if (!isLost(error) || tries >= MOST_TASKS) throw error;
+        await this.#abandon();
+      }
+    }
+  }
+
+  async #byTask(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
+    const created = await this.#create(file, known, signal);
+    if (created.file_exists) {
+      return { file: this.#verified(created.file, known), existing: this.#task === null };
+    }
+    if (this.#task !== created.task_id) {
+      this.#task = created.task_id;
+      this.#remember({ ...known, task: created.task_id });
+    }
+    const task = await this.#retry.call(() => this.#chunks(created.task_id, signal), signal);
+    const sender = new Sender(file, task, signal, {
+      put: (index, body, onSent) => this.#chunk(task, index, body, file, onSent, signal),
+      moved: (bytes) => this.#tell("sending", bytes, file.size),
+    });
+    await sender.send(task.missing_chunks);
+    return { file: await this.#complete(sender, task, known, signal), existing: false };
+  }
+
+  async #create(file: Blob, known: Remembered, signal: AbortSignal): Promise<Created> {
+    const json = {
+      ...this.#asked(file, known),
+      encrypt_password: this.#options.password,
+      chunk_size: this.#options.chunkSize ?? CHUNK_SIZE,
+    };
+    // Not stopped half-way: else the task that it makes would be nobody's.
+    const ask = () =>
+      this.#shared.http.request<Created>("POST", "/api/files/upload/create", { json });
+    const created = await this.#retry.call(ask, signal);
+    if (signal.aborted && !created.file_exists) this.#task = created.task_id;
+    signal.throwIfAborted();
+    return created;
+  }
+
+  #asked(file: Blob, known: Remembered): Record<string, string | number | undefined> {
+    const { type, poolId, bundleId, expiresAt } = this.#options;
+    return {
+      hash: known.digest,
+      file_name: known.name,
+      file_size: file.size,
+      content_type: type ?? (file.type || undefined),
+      pool_id: poolId,
+      bundle_id: bundleId,
+      expired_at: expiresAt instanceof Date ? expiresAt.toISOString() : expiresAt,
+    };
+  }
+
+  #chunks(task: string, signal: AbortSignal): Promise<TaskChunks> {
+    return this.#shared.http.request("GET", `/api/files/upload/resume/${task}`, { signal });
+  }
+
+  async #chunk(
+    task: TaskChunks,
+    index: number,
+    body: Blob,
+    file: Blob,
+    onSent: (bytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const path = `/api/files/upload/chunk/${task.task_id}/${index}`;
+    const at = index * task.chunk_size;
+    const send = () => this.#body("PUT", path, body, file, at, onSent, signal);
+    await this.#retry.call(send, signal);
+  }
+
+  async #complete(
+    sender: Sender,
+    task: TaskChunks,
+    known: Remembered,
+    signal: AbortSignal,
+  ): Promise<CloudFile> {
+    const path = `/api/files/upload/complete/${task.task_id}`;
+    let resent = false;
+    for (let round = 0; round < MOST_ROUNDS; round += 1) {
+      this.#enter("verifying");
+      this.#tell("verifying", task.file_size, task.file_size);
+      try {
+        const ask = () => this.#shared.http.request<CloudFile>("POST", path, { signal });
+        return this.#verified(await this.#retry.call(ask, signal), known);
+      } catch (error) {
+        if (!(error instanceof ApiError)) throw error;
+        if (error.code === "HASH_MISMATCH" && resent) break;
+        if (error.code !== "HASH_MISMATCH" && error.code !== "CHUNKS_MISSING") throw error;
+        resent ||= error.code === "HASH_MISMATCH";
+        this.#enter("sending");
+        await sender.again(await this.#lacking(task, error, signal));
+      }
+    }
+    await this.#abandon();
+    throw new ContentMismatch("What the server receives keeps differing from the file; gave up.");
+  }
+
+  /** The chunks that a refusal to complete is about. */
+  async #lacking(task: TaskChunks, refusal: ApiError, signal: AbortSignal): Promise<number[]> {
+    if (refusal.code === "HASH_MISMATCH") return [...Array(task.chunks_count).keys()];
+    const figures = await this.#retry.call(() => this.#chunks(task.task_id, signal), signal);
+    return figures.missing_chunks;
+  }
+
+  #verified(file: CloudFile, known: Remembered): CloudFile {
+    if (file.size === known.size && file.hash === known.digest) return file;
+    throw new ContentMismatch("The server stored something else than this file.");
+  }
+
+  // Bodies
+
+  /** Send a body when a connection is free; sent again by whoever calls when it stalls. */
+  async #body<T>(
+    method: string,
+    path: string,
+    body: Blob | FormData,
+    file: Blob,
+    at: number,
+    onSent: (bytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<T> {
+    const { connections, http, stall = STALL } = this.#shared;
+    const size = body instanceof Blob ? body.size : file.size;
+    const giveBack = await connections.slots.take(signal);
+    // Where nobody watches a body, all of it has to be over in a time that its size allows.
+    const deadline = new Deadline(http.watchesBodies ? stall : stall + size / SLOWEST, signal);
+    const sent = (bytes: number) => {
+      deadline.set(bytes < size ? stall : Math.max(stall, ANSWER_WITHIN));
+      onSent(bytes);
+    };
+    try {
+      const answer = await http.send<T>(method, path, {
+        body,
+        signal: deadline.signal,
+        onSent: sent,
+      });
+      connections.succeeded(size);
+      return answer;
+    } catch (error) {
+      onSent(0);
+      if (error instanceof UpwellError && error.retryable) connections.failed();
+      // A file that changed looks to a browser like a connection that broke.
+      if (error instanceof ConnectionFailed && size > 0) await read(file, at, at + 1);
+      throw error;
+    } finally {
+      deadline.end();
+      giveBack();
+    }
+  }
+
+  async #abandon(): Promise<void> {
+    const task = this.#task;
+    this.#task = null;
+    if (task) await discardTask(this.#shared.http, task);
+  }
+
+  #enter(phase: Phase): void {
+    this.#options.onPhase?.(phase);
+  }
+
+  #tell(phase: Phase, bytes: number, total: number): void {
+    if (this.#state === "running") this.#options.onProgress?.({ phase, bytes, total });
+  }
+}
+
+/** Cancel a task; one that is gone already is fine. Rejects with an UpwellError. */
+export async function discardTask(http: Http, task: string): Promise<void> {
+  const stop = new AbortController().signal;
+  try {
+    const ask = () => http.request<void>("DELETE", `/api/files/upload/${task}`);
+    await new Retry(10_000).call(ask, stop);
+  } catch (error) {
+    if (!isLost(error)) throw error;
+  }
+}
+
+/** Whether the task is no use any more, and another one may be. */
+function isLost(error: unknown): boolean {
+  const codes = ["TASK_NOT_FOUND", "TASK_CLOSED", "CHUNK_CONFLICT"];
+  return error instanceof ApiError && codes.includes(error.code);
+}
+
+/** How a sender reaches the world. */
+interface Ways {
+  put(index: number, body: Blob, onSent: (bytes: number) => void): Promise<void>;
+  moved(bytes: number): void;
+}
+
+/** Sends chunks of one task in parallel, and knows how many bytes are there. */
+class Sender {
+  readonly #file: Blob;
+  readonly #task: TaskChunks;
+  readonly #signal: AbortSignal;
+  readonly #ways: Ways;
+  readonly #sent = new Map<number, number>(); // bytes of chunks on their way
+  #there: number;
+
+  constructor(file: Blob, task: TaskChunks, signal: AbortSignal, ways: Ways) {
+    this.#file = file;
+    this.#task = task;
+    this.#signal = signal;
+    this.#ways = ways;
+    this.#there = task.uploaded_bytes;
+    ways.moved(this.#there);
+  }
+
+  /** Send these chunks again, which the server does not have after all. */
+  async again(chunks: number[]): Promise<void> {
+    this.#there = Math.max(
+      0,
+      this.#there - chunks.reduce((sum, each) => sum + this.#size(each), 0),
+    );
+    await this.send(chunks);
+  }
+
+  /** Send these chunks; the first failure stops the others. */
+  async send(chunks: number[]): Promise<void> {
+    const left = [...chunks].reverse();
+    const work = async () => {
+      for (let index = left.pop(); index !== undefined; index = left.pop()) {
+        this.#signal.throwIfAborted();
+        await this.#send(index);
+      }
+    };
+    const workers = Math.min(platform.maxConnections, chunks.length);
+    try {
+      await Promise.all(Array.from({ length: workers }, work));
+    } finally {
+      left.length = 0;
+    }
+  }
+
+  async #send(index: number): Promise<void> {
+    const at = index * this.#task.chunk_size;
+    const body = this.#file.slice(at, at + this.#size(index));
+    await this.#ways.put(index, body, (bytes) => this.#moved(index, Math.min(bytes, body.size)));
+    this.#sent.delete(index);
+    this.#there += body.size;
+    this.#tell();
+  }
+
+  #moved(index: number, bytes: number): void {
+    this.#sent.set(index, bytes);
+    this.#tell();
+  }
+
+  #tell(): void {
+    let bytes = this.#there;
+    for (const each of this.#sent.values()) bytes += each;
+    this.#ways.moved(bytes);
+  }
+
+  #size(index: number): number {
+    const { chunk_size, file_size } = this.#task;
+    return Math.min(chunk_size, file_size - index * chunk_size);
+  }
+}
