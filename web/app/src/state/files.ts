@@ -1,16 +1,21 @@
-import { ApiError, client } from "../api.ts";
-import type { CloudFile, Page, Pool, Quota } from "../model.ts";
+import {
+  ApiError,
+  type CloudFile,
+  client,
+  type FileOrder,
+  type Page,
+  type Pool,
+  type Quota,
+} from "../api.ts";
 import { Store } from "../store.ts";
 import { noteFailure } from "./session.ts";
 import { attempt, complain, dismiss, tell } from "./toasts.ts";
-
-export type Order = "newest" | "oldest" | "name" | "-name" | "size" | "-size";
 
 /** Which files are listed. */
 export interface Query {
   bundleId: string | null;
   search: string;
-  order: Order;
+  order: FileOrder;
 }
 
 export interface Listing {

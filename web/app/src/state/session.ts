@@ -1,5 +1,5 @@
 import { ApiError, ConnectionFailed, client } from "../api.ts";
-import type { Account } from "../model.ts";
+import type { Account } from "../api.ts";
 import { Store } from "../store.ts";
 
 export interface Session {
@@ -33,7 +33,7 @@ export async function openSession(): Promise<void> {
 }
 
 export async function logOut(): Promise<void> {
-  await client.logout();
+  await client.request("POST", "/logout");
   session.set({ status: "out", account: null });
 }
 

@@ -1,7 +1,7 @@
 import Uppy, { type UppyFile } from "@uppy/core";
 import GoldenRetriever from "@uppy/golden-retriever";
 import { count } from "../format.ts";
-import type { CloudFile } from "../model.ts";
+import type { CloudFile } from "../api.ts";
 import { Store } from "../store.ts";
 import { loadBundles } from "./bundles.ts";
 import { changed } from "./files.ts";
@@ -10,8 +10,8 @@ import { Rate } from "./rates.ts";
 import { announce, tell } from "./toasts.ts";
 import { forget, forgotten, loadTasks } from "./waiting.ts";
 
-type Meta = Record<string, unknown>;
-type Body = Record<string, unknown>;
+export type Meta = Record<string, unknown>;
+export type Body = Record<string, unknown>;
 export type File = UppyFile<Meta, Body>;
 
 export type Phase =
@@ -42,6 +42,8 @@ export interface Transfer {
   /** The server held the content already. */
   existing: boolean;
   encrypted: boolean;
+  /** Why it does not go on at the moment, though it will. */
+  waiting: string | null;
 }
 
 export interface Total {
@@ -177,6 +179,7 @@ function transferOf(file: File): Transfer {
     error: file.error ?? null,
     existing: file.response?.body?.["existing"] === true,
     encrypted: file.meta["encrypted"] === true,
+    waiting: null,
   };
 }
 

@@ -1,7 +1,9 @@
 import { client } from "../api.ts";
-import type { Task } from "../model.ts";
+import type { Task } from "../api.ts";
 import { Store } from "../store.ts";
 import { noteFailure } from "./session.ts";
+
+const KEY = "upwell:forgotten";
 
 /** An upload that is not finished and has no file on this page: it needs it once more. */
 export interface Waiting {
@@ -16,12 +18,11 @@ export const tasks = new Store<readonly Task[]>([]);
 /** Files that a former visit chose, and whose turn had not come. */
 export const forgotten = new Store<readonly { name: string; size: number }[]>(remembered());
 
-const KEY = "upwell:forgotten";
 const MOST = 100; // rows that one request may ask for
 
 function remembered(): { name: string; size: number }[] {
   try {
-    const found: unknown = JSON.parse(localStorage.getItem("upwell:forgotten") ?? "[]");
+    const found: unknown = JSON.parse(localStorage.getItem(KEY) ?? "[]");
     return Array.isArray(found) ? found : [];
   } catch {
     return [];
@@ -32,7 +33,8 @@ forgotten.subscribe(() => localStorage.setItem(KEY, JSON.stringify(forgotten.val
 
 export async function loadTasks(): Promise<void> {
   try {
-    tasks.set((await client.tasks.list({ status: "in_progress", take: MOST })).items);
+    const query = { status: "in_progress", take: MOST };
+    tasks.set(await client.request<Task[]>("GET", "/api/files/upload/tasks", { query }));
   } catch (error) {
     noteFailure(error);
   }

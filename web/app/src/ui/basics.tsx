@@ -24,12 +24,13 @@ interface IconButtonProps extends Omit<JSX.HTMLAttributes<HTMLButtonElement>, "i
   icon: IconName;
   label: string;
   disabled?: boolean;
+  type?: "button" | "submit";
 }
 
 /** A button that shows only a picture; `label` is what it says. */
-export function IconButton({ icon, label, ...rest }: IconButtonProps) {
+export function IconButton({ icon, label, type, ...rest }: IconButtonProps) {
   return (
-    <button type="button" {...rest} class="icon-button" aria-label={label} title={label}>
+    <button type={type ?? "button"} {...rest} class="icon-button" aria-label={label} title={label}>
       <Icon name={icon} />
     </button>
   );
@@ -39,7 +40,7 @@ interface FieldProps extends Omit<JSX.InputHTMLAttributes<HTMLInputElement>, "la
   label: string;
   hint?: ComponentChildren;
   /** What is wrong with the value. */
-  problem?: string | null;
+  problem?: string | null | undefined;
   value: string;
   onValue: (value: string) => void;
 }

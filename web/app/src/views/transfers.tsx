@@ -1,3 +1,4 @@
+import type {} from "@uppy/thumbnail-generator"; // its events
 import { useEffect } from "preact/hooks";
 import { bytes, count, extension, span, speed } from "../format.ts";
 import {

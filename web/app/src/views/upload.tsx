@@ -23,9 +23,9 @@ const LIVES: readonly (readonly [string, string])[] = [
 ];
 
 const STRINGS = {
-  dropPasteBoth: "Drop files or a folder here, %{browseFiles} or %{browseFolders}",
-  browseFiles: "choose files",
-  browseFolders: "choose a folder",
+  dropPasteBoth: "Drop files or whole folders here\n%{browseFiles}%{browseFolders}",
+  browseFiles: "Choose files",
+  browseFolders: "Choose a folder",
   dropHint: "Let go to upload",
   dashboardTitle: "Drop area",
 };
@@ -64,7 +64,7 @@ function DropArea() {
       disableInformer: true,
       fileManagerSelectionType: "both",
       proudlyDisplayPoweredByUppy: false,
-      locale: { pluralize: (n: number) => (n === 1 ? 0 : 1), strings: STRINGS },
+      locale: { strings: STRINGS },
     });
     // A label needs a role, which the Dashboard gives itself only as a dialog.
     target.querySelector(".uppy-Dashboard")?.setAttribute("role", "group");

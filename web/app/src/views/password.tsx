@@ -1,0 +1,82 @@
+import { useState } from "preact/hooks";
+import { type CloudFile, client } from "../api.ts";
+import { explain, noteFailure } from "../state/session.ts";
+import { Button, Field } from "../ui/basics.tsx";
+import { Dialog } from "../ui/dialog.tsx";
+
+const LINK_SECONDS = 120; // in which the browser begins to download
+
+/** Asks for an encrypted file's password, and hands the file to the browser's downloads. */
+export function PasswordDialog({ file, onClose }: { file: CloudFile; onClose: () => void }) {
+  const [password, setPassword] = useState("");
+  const [problem, setProblem] = useState<string | null>(null);
+  const [busy, setBusy] = useState(false);
+  const open = async () => {
+    setBusy(true);
+    setProblem(null);
+    try {
+      await unlock(file, password);
+      onClose();
+    } catch (error) {
+      noteFailure(error);
+      setProblem(explain(error));
+      setBusy(false);
+    }
+  };
+  return (
+    <Dialog title={file.name} onClose={onClose}>
+      <form
+        onSubmit={(event) => {
+          event.preventDefault();
+          void open();
+        }}
+      >
+        <p class="hint">This file is encrypted: only the password that it was given opens it.</p>
+        <Field
+          label="Password"
+          type="password"
+          autocomplete="off"
+          required
+          value={password}
+          problem={problem}
+          onValue={setPassword}
+        />
+        <div class="dialog-foot">
+          <Button kind="main" icon="download" type="submit" disabled={busy || !password}>
+            {busy ? "Opening…" : "Download"}
+          </Button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+/**
+ * The browser's own downloads take any size, but no header. So the password is tried first, then
+ * goes in the form of a link that lives just long enough. Rejects with an UpwellError.
+ */
+async function unlock(file: CloudFile, password: string): Promise<void> {
+  const range = file.size ? ([0, 0] as const) : undefined;
+  const answer = await client.files.open(file.id, { password, range });
+  await answer.body?.cancel();
+  const link = await client.links.create(file.id, { expiresIn: LINK_SECONDS });
+  const { pathname, search } = new URL(link.url);
+  post(`${pathname}/open${search}`, { password });
+}
+
+function post(action: string, fields: Record<string, string>): void {
+  const form = document.createElement("form");
+  form.method = "post";
+  form.action = action;
+  form.hidden = true;
+  for (const [name, value] of Object.entries(fields)) {
+    const input = document.createElement("input");
+    input.type = "hidden";
+    input.name = name;
+    input.value = value;
+    form.append(input);
+  }
+  document.body.append(form);
+  form.submit();
+  form.remove();
+}
