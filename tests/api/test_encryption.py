@@ -109,3 +109,50 @@ def test_other_bytes_for_an_encrypted_chunk_are_a_conflict(api: Api) -> None:
 def test_chunk_size_is_whole_blocks(api: Api) -> None:
     task = api.create(unique(200_000), encrypt_password=SECRET, chunk_size=1000)
     assert (task["chunk_size"], task["chunks_count"]) == (65536, 4)
+
+
+# the form of our own pages
+
+
+def test_a_form_saves_the_content(api: Api, path: str) -> None:
+    answer = api.post(f"{path}/open", data={"password": SECRET})
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+    assert answer.headers["content-disposition"].startswith("attachment; filename")
+    assert answer.headers["content-length"] == str(len(CONTENT))
+
+
+def test_what_the_form_is_refused(api: Api, path: str) -> None:
+    refused(api.post(f"{path}/open", data={"password": "no"}), 403, "PASSWORD_WRONG")
+    without: list[dict[str, str]] = [{}, {"passwort": SECRET}, {"password": ""}]
+    for empty in without:
+        body = api.post(
+            f"{path}/open",
+            data=empty,
+            headers={"Content-Type": "application/x-www-form-urlencoded"},
+        )
+        refused(body, 403, "PASSWORD_REQUIRED")
+    refused(api.post(f"{path}/open", json={"password": SECRET}), 415, "UNSUPPORTED_MEDIA_TYPE")
+    long = {"password": "x" * 10_000}
+    refused(api.post(f"{path}/open", data=long), 413, "BODY_TOO_LARGE")
+    unknown = f"/api/files/{'0' * 32}/open"
+    refused(api.post(unknown, data={"password": SECRET}), 404, "FILE_NOT_FOUND")
+
+
+def test_a_person_is_asked_again_on_a_page(live: Api, path: str) -> None:
+    page = live.post(f"{path}/open", data={"password": "no"}, headers={"Accept": "text/html"})
+    assert page.status_code == 403
+    assert page.headers["content-type"].startswith("text/html")
+    assert f'action="{path}/open"' in page.text
+    assert "name=password" in page.text
+
+
+def test_the_form_is_for_our_own_pages(live: Api, stranger: Api, path: str) -> None:
+    body = {"password": SECRET}
+    refused(stranger.post(f"{path}/open", data=body), 404, "FILE_NOT_FOUND")
+    live.headers["Cookie"] = f"upwell_session={live.world.secrets['alice']}"
+    del live.headers["Authorization"]
+    assert live.post(f"{path}/open", data=body).content == CONTENT
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    refused(live.post(f"{path}/open", data=body, headers=elsewhere), 403, "CROSS_SITE")
+    del live.headers["Cookie"]
+    refused(live.post(f"{path}/open", data=body), 401, "AUTH_REQUIRED")

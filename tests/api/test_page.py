@@ -94,7 +94,7 @@ def test_everything_of_the_page_is_locked_down(page: httpx2.Client, path: str) -
     assert policy["base-uri"] == policy["frame-ancestors"] == "'none'"
     assert "unsafe-inline" not in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert headers["vary"] == "Accept-Encoding"
 
 

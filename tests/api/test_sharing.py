@@ -838,7 +838,7 @@ def test_pages_are_locked_down(live: Api, anonymous: Api, path: str) -> None:
         assert part in policy
     assert not re.search(r"script-src|unsafe|https?:|\*", policy)
     assert page.headers["x-content-type-options"] == "nosniff"
-    assert page.headers["referrer-policy"] == "no-referrer"
+    assert page.headers["referrer-policy"] == "same-origin"
     assert page.headers["cache-control"] == "no-store"
     assert not re.search(r"<script|<style|\son\w+=|style=|https?://", page.text)
 

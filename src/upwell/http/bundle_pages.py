@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from upwell import errors as e
 from upwell.core.files import Form
 from upwell.core.guesses import Asker
-from upwell.http.downloads import FileResponse
+from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import status_of
-from upwell.http.file_routes import form_of
+from upwell.http.forms import form_field
 from upwell.http.guard import PASSCODE_COOKIE, in_thread, session_of
 from upwell.http.streams import zip_response
 
@@ -33,12 +30,9 @@ _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none, the Origin of our forms would be null
     "Cache-Control": "no-store",
 }
-_FORM_LIMIT = 8 << 10  # bytes
-_FORM_SECONDS = 30.0
-_FORM_TYPE = "application/x-www-form-urlencoded"
 _ON_A_PAGE = 500  # files
 # Controls, and what changes the direction of writing: it can show exe.txt for a txt.exe.
 _UNSEEN = re.compile(
@@ -203,42 +197,12 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-async def form_field(request: Request, name: str) -> str:
-    """A field of a small form, empty when it is not in it.
-
-    Raises WrongMediaType, FormInvalid, BodyTooLarge, BodyTimeout, BodyTruncated.
-    """
-    kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if kind != _FORM_TYPE:
-        raise e.WrongMediaType(f"Send the form as {_FORM_TYPE}.")
-    try:
-        async with asyncio.timeout(_FORM_SECONDS):
-            body = await _small_body(request)
-        fields = parse_qs(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=20)
-    except TimeoutError:
-        raise e.BodyTimeout("The form did not come in time; send it again.") from None
-    except ClientDisconnect:
-        raise e.BodyTruncated("The form did not come whole; send it again.") from None
-    except ValueError:
-        raise e.FormInvalid("The form cannot be read; send it as UTF-8.") from None
-    return fields.get(name, [""])[0]
-
-
-async def _small_body(request: Request) -> bytes:
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _FORM_LIMIT:
-            raise e.BodyTooLarge(f"A form may have at most {_FORM_LIMIT} bytes.")
-    return bytes(body)
-
-
 # what is on them
 
 
 def wants_page(request: Request) -> bool:
     """Whether a person's browser asks, who is better told by a page."""
-    return request.method == "GET" and "text/html" in request.headers.get("accept", "")
+    return request.method != "HEAD" and "text/html" in request.headers.get("accept", "")
 
 
 def refusal_page(error: e.UpwellError, request: Request) -> Response:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 import structlog
 from starlette.responses import Response
 
+from upwell.core.files import Form
 from upwell.errors import RangeNotSatisfiable
 from upwell.http.guard import in_thread
 
@@ -151,6 +152,12 @@ def content_headers(opened: OpenFile, *, download: bool) -> dict[str, str]:
         "cache-control": "private, no-cache",
         "last-modified": last_modified_of(opened),
     }
+
+
+def form_of(*, thumbnail: bool, preview: bool, raw: bool = False) -> Form:
+    """What of a file is asked for."""
+    asked = ((thumbnail, Form.THUMBNAIL), (preview, Form.PREVIEW), (raw, Form.RAW))
+    return next((form for wanted, form in asked if wanted), Form.CONTENT)
 
 
 class FileResponse(Response):

@@ -9,8 +9,10 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from upwell import errors as e
 from upwell.core.files import Form
-from upwell.http.downloads import FileResponse
-from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
+from upwell.http.bundle_pages import refusal_page, wants_page
+from upwell.http.downloads import FileResponse, form_of
+from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, described_headers, responses
+from upwell.http.forms import FORM_TYPE, form_field
 from upwell.http.guard import asker_of, call, in_thread
 from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
 from upwell.http.upload_routes import TOTAL, Offset, Take
@@ -39,6 +41,15 @@ Base64Password = Annotated[
 ]
 FileId = Annotated[str, Path(description="The CloudFile's `id`.")]
 _BINARY = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+_PASSWORD_FORM = {
+    FORM_TYPE: {
+        "schema": {
+            "type": "object",
+            "required": ["password"],
+            "properties": {"password": {"type": "string", "format": "password"}},
+        }
+    }
+}
 _HEADERS = {
     "ETag": "Never changes for an id; take it for `If-None-Match` and `If-Range`.",
     "Last-Modified": "When it was stored.",
@@ -51,6 +62,7 @@ def make_routes(verbs: Verbs) -> APIRouter:
     router = APIRouter(tags=["files"])
     _add_lists(router, verbs)
     _add_content(router, verbs)
+    _add_unlocking(router, verbs)
     _add_changes(router, verbs)
     return router
 
@@ -133,6 +145,29 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
         )
 
 
+def _add_unlocking(router: APIRouter, verbs: Verbs) -> None:
+    @router.post(
+        "/{file_id}/open",
+        summary="The content of an encrypted file, for a form",
+        responses=content_responses(*FORM_BODY, e.BodyTooLarge, e.FileNotFound),
+        response_class=Response,
+        openapi_extra={"requestBody": {"required": True, "content": _PASSWORD_FORM}},
+    )
+    async def open_file(request: Request, file_id: FileId) -> Response:
+        """An attachment: so a browser saves it without holding it in memory, and the password
+        is in no address. Where a page is accepted, a refusal is one that asks again."""
+        try:
+            password, asker = await form_field(request, "password"), asker_of(request)
+            opened = await in_thread(
+                lambda: verbs.files.open(asker, file_id, Form.CONTENT, password or None)
+            )
+        except e.UpwellError as error:
+            if not wants_page(request):
+                raise
+            return refusal_page(error, request)
+        return FileResponse(opened, request.headers, download=True)
+
+
 def content_responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI description of what hands out a file's bytes."""
     described = responses(
@@ -150,12 +185,6 @@ def content_responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str,
     described[206] = {"description": "The range asked for.", "content": _BINARY, "headers": part}
     described[304] = {"description": "The caller has them already.", "headers": whole}
     return described
-
-
-def form_of(*, thumbnail: bool, preview: bool, raw: bool = False) -> Form:
-    """What of a file is asked for."""
-    asked = ((thumbnail, Form.THUMBNAIL), (preview, Form.PREVIEW), (raw, Form.RAW))
-    return next((form for wanted, form in asked if wanted), Form.CONTENT)
 
 
 def password_of(plain: str | None, encoded: str | None) -> str | None:

@@ -24,7 +24,7 @@ _CSP = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none, the Origin of our forms would be null
     "Cache-Control": "no-store",
 }
 # Swagger UI sets style attributes; its script and styles are our own files.
