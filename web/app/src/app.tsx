@@ -11,7 +11,8 @@ import { loadTasks } from "./state/waiting.ts";
 import { useStore } from "./store.ts";
 import { Bar, Button, IconButton } from "./ui/basics.tsx";
 import { Icon, Mark } from "./ui/icons.tsx";
-import { Announcer, Toasts } from "./ui/toasts.tsx";
+import { dialogs } from "./ui/dialog.tsx";
+import { Announcer, Messages } from "./ui/toasts.tsx";
 import { Bundles, BundleView } from "./views/bundles.tsx";
 import { Files } from "./views/files.tsx";
 import { Welcome } from "./views/welcome.tsx";
@@ -39,6 +40,7 @@ function Opening() {
 
 function Home() {
   const where = useStore(route);
+  const covered = useStore(dialogs, (open) => open > 0);
   useEffect(() => {
     void loadPools();
     void loadBundles();
@@ -65,7 +67,7 @@ function Home() {
         {where.view === "bundles" && <Bundles />}
         {where.view === "bundle" && <BundleView key={where.id} id={where.id} />}
       </main>
-      <Toasts />
+      {!covered && <Messages />}
       <Announcer />
     </>
   );

@@ -1,6 +1,11 @@
 import type { ComponentChildren } from "preact";
 import { useEffect, useId, useRef } from "preact/hooks";
+import { Store } from "../store.ts";
 import { IconButton } from "./basics.tsx";
+import { Messages } from "./toasts.tsx";
+
+/** How many dialogs are open: messages show in the topmost, for all else is out of reach. */
+export const dialogs = new Store(0);
 
 interface DialogProps {
   title: string;
@@ -18,7 +23,9 @@ export function Dialog({ title, onClose, children, kind = "form", tools }: Dialo
   useEffect(() => {
     const before = document.activeElement;
     dialog.current?.showModal();
+    dialogs.set(dialogs.value + 1);
     return () => {
+      dialogs.set(dialogs.value - 1);
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
@@ -44,6 +51,7 @@ export function Dialog({ title, onClose, children, kind = "form", tools }: Dialo
         </header>
         {children}
       </div>
+      <Messages />
     </dialog>
   );
 }

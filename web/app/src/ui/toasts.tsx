@@ -2,7 +2,8 @@ import { announcement, dismiss, toasts } from "../state/toasts.ts";
 import { useStore } from "../store.ts";
 import { Button, IconButton } from "./basics.tsx";
 
-export function Toasts() {
+/** Messages that come and go. */
+export function Messages() {
   const shown = useStore(toasts);
   return (
     <div class="toasts" role="status" aria-live="polite">

@@ -148,7 +148,7 @@ function SelectionBar({ files, onPlace }: SelectionProps) {
         {all ? "Select none" : "Select all"}
       </Button>
       <Button kind="quiet" icon="bundle" onClick={() => onPlace(those)}>
-        Put into a bundle
+        To a bundle
       </Button>
       <Button kind="danger" icon="trash" onClick={() => remove(those)}>
         Delete
@@ -271,6 +271,7 @@ function Facts({ file }: { file: CloudFile }) {
 function actions(file: CloudFile, open: Open, onRename: () => void): MenuItem[] {
   const place = file.bundle_id ? "Move to another bundle" : "Put into a bundle";
   const all: (MenuItem | null)[] = [
+    { icon: "download", text: "Download", run: () => download(file, open) },
     { icon: "edit", text: "Rename", run: onRename },
     { icon: "link", text: "Share by link", run: () => open({ what: "links", file }) },
     { icon: "bundle", text: place, run: () => open({ what: "place", files: [file] }) },
@@ -280,6 +281,11 @@ function actions(file: CloudFile, open: Open, onRename: () => void): MenuItem[] 
     { icon: "trash", text: "Delete", run: () => remove([file]), danger: true },
   ];
   return all.filter((item) => item !== null);
+}
+
+function download(file: CloudFile, open: Open): void {
+  if (file.is_encrypted) open({ what: "password", file });
+  else location.assign(client.files.url(file.id, { download: true }));
 }
 
 function takeOut(file: CloudFile): void {

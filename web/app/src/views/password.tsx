@@ -4,8 +4,6 @@ import { explain, noteFailure } from "../state/session.ts";
 import { Button, Field } from "../ui/basics.tsx";
 import { Dialog } from "../ui/dialog.tsx";
 
-const LINK_SECONDS = 120; // in which the browser begins to download
-
 /** Asks for an encrypted file's password, and hands the file to the browser's downloads. */
 export function PasswordDialog({ file, onClose }: { file: CloudFile; onClose: () => void }) {
   const [password, setPassword] = useState("");
@@ -52,16 +50,14 @@ export function PasswordDialog({ file, onClose }: { file: CloudFile; onClose: ()
 }
 
 /**
- * The browser's own downloads take any size, but no header. So the password is tried first, then
- * goes in the form of a link that lives just long enough. Rejects with an UpwellError.
+ * The browser's own downloads take any size, but no header: so the password goes in a form. It is
+ * tried first, because the form has no way back to this page. Rejects with an UpwellError.
  */
 async function unlock(file: CloudFile, password: string): Promise<void> {
   const range = file.size ? ([0, 0] as const) : undefined;
   const answer = await client.files.open(file.id, { password, range });
   await answer.body?.cancel();
-  const link = await client.links.create(file.id, { expiresIn: LINK_SECONDS });
-  const { pathname, search } = new URL(link.url);
-  post(`${pathname}/open${search}`, { password });
+  post(`${client.files.url(file.id)}/open`, { password });
 }
 
 function post(action: string, fields: Record<string, string>): void {

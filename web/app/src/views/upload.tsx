@@ -58,7 +58,7 @@ function DropArea() {
       target,
       inline: true,
       width: "100%",
-      height: "100%",
+      height: "auto",
       showSelectedFiles: false,
       disableStatusBar: true,
       disableInformer: true,
