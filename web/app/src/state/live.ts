@@ -1,5 +1,5 @@
-import { changed } from "./files.ts";
 import { loadBundles } from "./bundles.ts";
+import { changed } from "./files.ts";
 import { loadTasks } from "./waiting.ts";
 
 const TYPES = [

@@ -1,5 +1,5 @@
-import { ApiError, ConnectionFailed, client } from "../api.ts";
 import type { Account } from "../api.ts";
+import { ApiError, ConnectionFailed, client } from "../api.ts";
 import { Store } from "../store.ts";
 
 export interface Session {

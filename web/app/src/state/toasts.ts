@@ -18,7 +18,11 @@ let last = 0;
 /** Show a sentence for a while; its id takes it away earlier. */
 export function tell(
   text: string,
-  { kind = "info", action, seconds }: Partial<Omit<Toast, "id" | "text">> & { seconds?: number } = {},
+  {
+    kind = "info",
+    action,
+    seconds,
+  }: Partial<Omit<Toast, "id" | "text">> & { seconds?: number } = {},
 ): number {
   last += 1;
   const toast: Toast = { id: last, text, kind, ...(action ? { action } : {}) };

@@ -1,27 +1,21 @@
 import Uppy, { type UppyFile } from "@uppy/core";
 import GoldenRetriever from "@uppy/golden-retriever";
+import Upwell, { type UpwellBody } from "@upwell/uppy";
+import { client } from "../api.ts";
 import { count } from "../format.ts";
-import type { CloudFile } from "../api.ts";
 import { Store } from "../store.ts";
 import { loadBundles } from "./bundles.ts";
-import { changed } from "./files.ts";
+import { changed, listing } from "./files.ts";
 import { objection, options } from "./options.ts";
 import { Rate } from "./rates.ts";
 import { announce, tell } from "./toasts.ts";
 import { forget, forgotten, loadTasks } from "./waiting.ts";
 
 export type Meta = Record<string, unknown>;
-export type Body = Record<string, unknown>;
+export type Body = UpwellBody;
 export type File = UppyFile<Meta, Body>;
 
-export type Phase =
-  | "waiting"
-  | "hashing"
-  | "sending"
-  | "verifying"
-  | "paused"
-  | "failed"
-  | "done";
+export type Phase = "waiting" | "hashing" | "sending" | "verifying" | "paused" | "failed" | "done";
 
 /** A file on its way, as it is shown. */
 export interface Transfer {
@@ -42,6 +36,8 @@ export interface Transfer {
   /** The server held the content already. */
   existing: boolean;
   encrypted: boolean;
+  /** It was chosen in a former visit: its password has to be given again. */
+  locked: boolean;
   /** Why it does not go on at the moment, though it will. */
   waiting: string | null;
 }
@@ -78,7 +74,18 @@ export const uppy = new Uppy<Meta, Body>({
   },
 });
 
-export const retrieved = new Store(false);
+/** Of encrypted files, by their ids: kept here alone, so that they end with the page. */
+const passwords = new Map<string, string>();
+
+uppy.use(Upwell<Meta, Body>, { client, password: passwordOf });
+
+/** Throws, rather than send something in clear that was to be encrypted. */
+function passwordOf(file: File): string | undefined {
+  if (file.meta["encrypted"] !== true) return undefined;
+  const password = passwords.get(file.id);
+  if (!password) throw new Error("Give its password again to go on.");
+  return password;
+}
 
 // The time a task lives without being used; files that are larger are chosen again.
 uppy.on("restored", takeUp);
@@ -100,14 +107,15 @@ function admit(file: File, files: Record<string, File>): File | boolean {
     return false;
   }
   forget({ name: file.name, size: file.size ?? 0 });
+  if (options.value.encrypt) passwords.set(file.id, options.value.password);
   return { ...file, meta: { ...file.meta, ...asked() } };
 }
 
 function asked(): Meta {
   const { bundleId, life, encrypt } = options.value;
   return {
-    bundleId,
-    expiresAt: life === null ? null : new Date(Date.now() + life * 1000).toISOString(),
+    bundleId: bundleId ?? undefined,
+    expiresAt: life === null ? undefined : new Date(Date.now() + life * 1000).toISOString(),
     encrypted: encrypt,
   };
 }
@@ -151,8 +159,9 @@ function phaseOf(file: File): Phase {
   if (file.progress.uploadComplete) return "done";
   if (file.isPaused) return "paused";
   if (file.progress.preprocess) return "hashing";
-  if (file.progress.postprocess) return "verifying";
-  return file.progress.uploadStarted ? "sending" : "waiting";
+  const sent = file.progress.bytesUploaded || 0;
+  if (!sent) return "waiting";
+  return sent === file.size ? "verifying" : "sending";
 }
 
 function folderOf(file: File): string {
@@ -164,7 +173,8 @@ function folderOf(file: File): string {
 function transferOf(file: File): Transfer {
   const size = file.size ?? 0;
   const phase = phaseOf(file);
-  const bytes = phase === "done" ? size : Number(file.progress.bytesUploaded || 0);
+  const share = shareOf(file, phase);
+  const bytes = share * size;
   const rate = phase === "sending" ? (rates.get(file.id)?.value ?? 0) : 0;
   return {
     id: file.id,
@@ -173,21 +183,35 @@ function transferOf(file: File): Transfer {
     size,
     preview: file.preview ?? null,
     phase,
-    share: phase === "done" ? 1 : size ? bytes / size : 0,
+    share,
     rate,
     left: rate > 0 ? (size - bytes) / rate : null,
     error: file.error ?? null,
-    existing: file.response?.body?.["existing"] === true,
+    existing: wasThere(file),
     encrypted: file.meta["encrypted"] === true,
-    waiting: null,
+    locked: phase === "failed" && file.meta["encrypted"] === true && !passwords.has(file.id),
+    waiting: phase === "sending" || phase === "waiting" ? (stalled.get(file.id) ?? null) : null,
   };
+}
+
+function shareOf(file: File, phase: Phase): number {
+  if (phase === "done") return 1;
+  if (phase === "hashing") return file.progress.preprocess?.value ?? 0;
+  return file.size ? Number(file.progress.bytesUploaded || 0) / file.size : 0;
+}
+
+/** Small files are sent without asking first; whether theirs was there, the list can tell. */
+function wasThere(file: File): boolean {
+  const body = file.response?.body;
+  if (!body) return false;
+  return body.existing || (listedBefore.get(file.id)?.has(body.file.id) ?? false);
 }
 
 /** All transfers together. */
 export function totalOf(all: readonly Transfer[]): Total {
   const counted = all.filter((each) => each.phase !== "failed");
   const size = counted.reduce((sum, each) => sum + each.size, 0);
-  const bytes = counted.reduce((sum, each) => sum + each.share * each.size, 0);
+  const bytes = counted.reduce((sum, each) => sum + sentOf(each), 0);
   const number = (phase: Phase) => all.filter((each) => each.phase === phase).length;
   const [done, failed, paused] = [number("done"), number("failed"), number("paused")];
   const rate = whole.value;
@@ -202,6 +226,10 @@ export function totalOf(all: readonly Transfer[]): Total {
     rate,
     left: rate > 0 && size > bytes ? (size - bytes) / rate : null,
   };
+}
+
+function sentOf({ phase, share, size }: Transfer): number {
+  return phase === "hashing" ? 0 : share * size;
 }
 
 function measure(): void {
@@ -234,8 +262,27 @@ setInterval(() => transfers.value.some((each) => each.phase === "sending") && lo
 
 // what becomes of them
 
+/** The files that were listed when an upload was added. */
+const listedBefore = new Map<string, ReadonlySet<string>>();
+
+uppy.on("files-added", (files) => {
+  const listed = new Set(listing.value.items.map((file) => file.id));
+  for (const file of files) listedBefore.set(file.id, listed);
+});
+
+/** Why files wait that will go on. */
+const stalled = new Map<string, string>();
+
+uppy.on("upload-stalled", ({ message }, files) => {
+  for (const file of files) stalled.set(file.id, `${message} Trying again…`);
+  look();
+});
+uppy.on("upload-progress", (file) => file && stalled.delete(file.id));
 uppy.on("upload-success", (file) => {
-  if (file) rates.delete(file.id);
+  if (file) {
+    rates.delete(file.id);
+    passwords.delete(file.id);
+  }
   changed();
 });
 uppy.on("upload-error", (file, error) => announce(`${file?.name} failed: ${error.message}`));
@@ -253,16 +300,13 @@ uppy.on("info-visible", () => {
   if (info) tell(info.message, { kind: info.type === "error" ? "error" : "info" });
 });
 
-/** The stored file that an upload became. */
-export function storedFile(id: string): CloudFile | null {
-  return (uppy.getFile(id)?.response?.body?.["file"] as CloudFile | undefined) ?? null;
-}
-
 export function pauseResume(id: string): void {
   uppy.pauseResume(id);
 }
 
-export function retry(id: string): void {
+/** Try again, for a locked one with its password. */
+export function retry(id: string, password?: string): void {
+  if (password) passwords.set(id, password);
   void uppy.retryUpload(id);
 }
 

@@ -1,5 +1,5 @@
-import { client } from "../api.ts";
 import type { Task } from "../api.ts";
+import { client } from "../api.ts";
 import { Store } from "../store.ts";
 import { noteFailure } from "./session.ts";
 

@@ -89,11 +89,7 @@ export function Choice<T extends string>(props: ChoiceProps<T>) {
   return (
     <div class={compact ? "field compact" : "field"}>
       <label for={id}>{label}</label>
-      <select
-        id={id}
-        value={value}
-        onChange={(event) => onValue(event.currentTarget.value as T)}
-      >
+      <select id={id} value={value} onChange={(event) => onValue(event.currentTarget.value as T)}>
         {options.map(([each, text]) => (
           <option key={each} value={each}>
             {text}

@@ -36,9 +36,7 @@ export function Menu({ label, items }: { label: string; items: readonly MenuItem
     };
   }, [open]);
 
-  const buttons = () => [
-    ...(box.current?.querySelectorAll<HTMLElement>("[role=menuitem]") ?? []),
-  ];
+  const buttons = () => [...(box.current?.querySelectorAll<HTMLElement>("[role=menuitem]") ?? [])];
   const close = () => {
     setOpen(false);
     box.current?.querySelector<HTMLElement>("button")?.focus();

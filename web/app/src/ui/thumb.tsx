@@ -1,8 +1,8 @@
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { thumbHashToDataURL } from "thumbhash";
+import type { CloudFile } from "../api.ts";
 import { client } from "../api.ts";
 import { extension } from "../format.ts";
-import type { CloudFile } from "../api.ts";
 import { Icon, type IconName } from "./icons.tsx";
 
 function hashOf(file: CloudFile): string | null {

@@ -177,9 +177,7 @@ export function BundleView({ id }: { id: string }) {
           {bundle && <BundleFacts bundle={bundle} />}
           {bundle?.description && <p class="about">{bundle.description}</p>}
         </div>
-        {bundle && (
-          <BundleMenu bundle={bundle} onGone={() => location.assign("#/bundles")} />
-        )}
+        {bundle && <BundleMenu bundle={bundle} onGone={() => location.assign("#/bundles")} />}
         {bundle && <Address url={bundle.url} label="Link of the bundle" />}
       </section>
       <Files title="In this bundle" />

@@ -1,15 +1,13 @@
 import { useState } from "preact/hooks";
 import { type CloudFile, client } from "../api.ts";
 import { explain, noteFailure } from "../state/session.ts";
-import { Button, Field } from "../ui/basics.tsx";
-import { Dialog } from "../ui/dialog.tsx";
+import { PasswordForm } from "../ui/password-form.tsx";
 
 /** Asks for an encrypted file's password, and hands the file to the browser's downloads. */
 export function PasswordDialog({ file, onClose }: { file: CloudFile; onClose: () => void }) {
-  const [password, setPassword] = useState("");
   const [problem, setProblem] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
-  const open = async () => {
+  const open = async (password: string) => {
     setBusy(true);
     setProblem(null);
     try {
@@ -22,30 +20,16 @@ export function PasswordDialog({ file, onClose }: { file: CloudFile; onClose: ()
     }
   };
   return (
-    <Dialog title={file.name} onClose={onClose}>
-      <form
-        onSubmit={(event) => {
-          event.preventDefault();
-          void open();
-        }}
-      >
-        <p class="hint">This file is encrypted: only the password that it was given opens it.</p>
-        <Field
-          label="Password"
-          type="password"
-          autocomplete="off"
-          required
-          value={password}
-          problem={problem}
-          onValue={setPassword}
-        />
-        <div class="dialog-foot">
-          <Button kind="main" icon="download" type="submit" disabled={busy || !password}>
-            {busy ? "Opening…" : "Download"}
-          </Button>
-        </div>
-      </form>
-    </Dialog>
+    <PasswordForm
+      title={file.name}
+      hint="This file is encrypted: only the password that it was given opens it."
+      action={busy ? "Opening…" : "Download"}
+      icon="download"
+      problem={problem}
+      busy={busy}
+      onPassword={(password) => void open(password)}
+      onClose={onClose}
+    />
   );
 }
 

@@ -37,7 +37,8 @@ export function PlaceDialog(props: { files: readonly CloudFile[]; onClose: () =>
         }}
       >
         <p class="hint">
-          A bundle shows its files on one page that you can share. A file is in one bundle at a time.
+          A bundle shows its files on one page that you can share. A file is in one bundle at a
+          time.
         </p>
         <Choice
           label="Bundle"

@@ -91,7 +91,9 @@ function Content({ file }: { file: CloudFile }) {
   const whole = client.files.url(file.id);
   switch (kindOf(file)) {
     case "video": {
-      const poster = file.has_thumbnail ? client.files.url(file.id, { thumbnail: true }) : undefined;
+      const poster = file.has_thumbnail
+        ? client.files.url(file.id, { thumbnail: true })
+        : undefined;
       return (
         // biome-ignore lint/a11y/useMediaCaption: people's own recordings have no captions
         <video

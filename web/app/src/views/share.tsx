@@ -37,7 +37,11 @@ export function Address({ url, label }: { url: string; label: string }) {
   return (
     <div class="address">
       <input readOnly value={url} aria-label={label} onFocus={(e) => e.currentTarget.select()} />
-      <IconButton icon="copy" label={`Copy ${label.toLowerCase()}`} onClick={() => void copy(url)} />
+      <IconButton
+        icon="copy"
+        label={`Copy ${label.toLowerCase()}`}
+        onClick={() => void copy(url)}
+      />
     </div>
   );
 }

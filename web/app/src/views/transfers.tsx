@@ -1,5 +1,5 @@
 import type {} from "@uppy/thumbnail-generator"; // its events
-import { useEffect } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { bytes, count, extension, span, speed } from "../format.ts";
 import {
   cancel,
@@ -16,6 +16,7 @@ import {
 import { useStore } from "../store.ts";
 import { Bar, Button, IconButton } from "../ui/basics.tsx";
 import { Icon } from "../ui/icons.tsx";
+import { PasswordForm } from "../ui/password-form.tsx";
 
 const SHOWN = 60; // rows; a folder may have thousands
 const RANK: Record<Phase, number> = {
@@ -166,7 +167,8 @@ function Row({ transfer }: { transfer: Transfer }) {
   );
 }
 
-function RowTools({ transfer: { id, name, phase } }: { transfer: Transfer }) {
+function RowTools({ transfer: { id, name, phase, locked } }: { transfer: Transfer }) {
+  const [asking, setAsking] = useState(false);
   return (
     <div class="transfer-tools">
       {(phase === "sending" || phase === "hashing") && (
@@ -175,8 +177,11 @@ function RowTools({ transfer: { id, name, phase } }: { transfer: Transfer }) {
       {phase === "paused" && (
         <IconButton icon="play" label={`Resume ${name}`} onClick={() => pauseResume(id)} />
       )}
-      {phase === "failed" && (
+      {phase === "failed" && !locked && (
         <IconButton icon="retry" label={`Retry ${name}`} onClick={() => retry(id)} />
+      )}
+      {locked && (
+        <IconButton icon="lock" label={`Password of ${name}`} onClick={() => setAsking(true)} />
       )}
       {phase !== "done" && (
         <IconButton icon="close" label={`Cancel ${name}`} onClick={() => cancel(id)} />
@@ -186,6 +191,18 @@ function RowTools({ transfer: { id, name, phase } }: { transfer: Transfer }) {
           <Icon name="check" />
           <span class="unseen">Uploaded</span>
         </span>
+      )}
+      {asking && (
+        <PasswordForm
+          title={name}
+          hint="Its upload was begun with a password: give the same one to go on."
+          action="Go on"
+          onPassword={(password) => {
+            setAsking(false);
+            retry(id, password);
+          }}
+          onClose={() => setAsking(false)}
+        />
       )}
     </div>
   );

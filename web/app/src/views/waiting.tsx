@@ -2,14 +2,7 @@ import { client } from "../api.ts";
 import { bytes } from "../format.ts";
 import { attempt } from "../state/toasts.ts";
 import { transfers } from "../state/uploads.ts";
-import {
-  forget,
-  forgotten,
-  loadTasks,
-  missing,
-  tasks,
-  type Waiting,
-} from "../state/waiting.ts";
+import { forget, forgotten, loadTasks, missing, tasks, type Waiting } from "../state/waiting.ts";
 import { useStore } from "../store.ts";
 import { Bar, Button } from "../ui/basics.tsx";
 import { Icon } from "../ui/icons.tsx";
