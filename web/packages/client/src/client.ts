@@ -21,6 +21,8 @@ export interface ClientOptions {
   fetch?: typeof fetch | undefined;
   /** Connections for bodies; as many as it takes, when absent. */
   connections?: number | undefined;
+  /** Files that are sent at once; 8 by default. */
+  uploads?: number | undefined;
 }
 
 /** A server, as one account sees it. Its uploads share connections. */
@@ -42,7 +44,7 @@ export class Client {
         connections !== undefined,
       ),
       hashing: new Slots(HASHED_AT_ONCE),
-      sending: new Slots(SENT_AT_ONCE),
+      sending: new Slots(options.uploads ?? SENT_AT_ONCE),
     };
     this.files = new Files(this.#http);
     this.bundles = new Bundles(this.#http);

@@ -4,6 +4,7 @@ import { TokenInvalid } from "./errors.ts";
 
 /** A token's content. It names a file and its digest; it holds no secret and gives no rights. */
 export interface Remembered {
+  /** The file's own name. */
   name: string;
   size: number;
   /** Milliseconds since 1970, when the file was last changed; 0 where that is not known. */

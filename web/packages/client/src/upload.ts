@@ -99,7 +99,6 @@ export class Upload {
   #run = new AbortController();
   #running: Promise<void> = Promise.resolve();
   #remembered: Remembered | null = null;
-  #recalled = false;
   #task: string | null = null;
 
   /** Begins at once. */
@@ -201,23 +200,19 @@ export class Upload {
 
   /** Its digest: remembered, or found out. */
   async #know(file: Blob, signal: AbortSignal): Promise<Remembered> {
-    const looks = this.#looksOf(file);
+    const looks = looksOf(file);
     this.#remembered ??= this.#recall(looks);
     if (this.#remembered) return this.#remembered;
     return this.#remember({ ...looks, digest: await this.#hash(file, signal), task: null });
   }
 
-  #looksOf(file: Blob): Pick<Remembered, "name" | "size" | "modified"> {
-    const name = this.#options.name ?? ((file as Partial<File>).name || "file");
-    return { name, size: file.size, modified: (file as Partial<File>).lastModified ?? 0 };
-  }
-
-  #recall(looks: Pick<Remembered, "name" | "size" | "modified">): Remembered | null {
-    if (this.#options.token === undefined || this.#recalled) return null;
-    this.#recalled = true;
+  /** What the token says, when it still is about this very file. */
+  #recall(looks: Looks): Remembered | null {
+    if (this.#options.token === undefined) return null;
     const told = rememberedOf(this.#options.token);
     const same = told.name === looks.name && told.size === looks.size;
-    if (!same || told.modified !== looks.modified) return null;
+    // Without a time, other content of the same size would pass for the same.
+    if (!same || looks.modified === 0 || told.modified !== looks.modified) return null;
     this.#task = told.task;
     return told;
   }
@@ -247,7 +242,7 @@ export class Upload {
     for (const [name, value] of Object.entries(this.#asked(file, known))) {
       if (value !== undefined) form.append(name, String(value));
     }
-    form.append("file", file, known.name);
+    form.append("file", file);
     const onSent = (bytes: number) => this.#tell("sending", Math.min(bytes, file.size), file.size);
     try {
       const path = "/api/files/upload/direct";
@@ -309,7 +304,7 @@ export class Upload {
     const { type, poolId, bundleId, expiresAt } = this.#options;
     return {
       hash: known.digest,
-      file_name: known.name,
+      file_name: this.#options.name ?? (known.name || "file"),
       file_size: file.size,
       content_type: type ?? (file.type || undefined),
       pool_id: poolId,
@@ -429,6 +424,13 @@ export class Upload {
   #tell(phase: Phase, bytes: number, total: number): void {
     if (this.#state === "running") this.#options.onProgress?.({ phase, bytes, total });
   }
+}
+
+type Looks = Pick<Remembered, "name" | "size" | "modified">;
+
+function looksOf(file: Blob): Looks {
+  const { name = "", lastModified = 0 } = file as Partial<File>;
+  return { name, size: file.size, modified: lastModified };
 }
 
 /** Cancel a task; one that is gone already is fine. Rejects with an UpwellError. */
