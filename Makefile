@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= data
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format bench constraints clean
+.PHONY: help serve page test check bench constraints clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -14,17 +14,26 @@ help: ## List what can be made
 $(VENV)/.installed: pyproject.toml constraints.txt scripts/venv.sh
 	@scripts/venv.sh "$(PYTHON)" "$(VENV)"
 
-serve: $(VENV)/.installed ## Set everything up and serve on SQLite and local disk (DATA=data)
+web/node_modules/.package-lock.json: web/package-lock.json | $(VENV)/.installed
+	@scripts/npm.sh "$(VENV)" ci --no-audit --no-fund
+
+page: $(VENV)/.installed ## Build the page, if web/ has changed
+	@$(BIN)/python web/build_page.py
+
+serve: page ## Set everything up and serve on SQLite and local disk (DATA=data)
 	@$(BIN)/upwell serve --data "$(DATA)"
 
-test: $(VENV)/.installed ## Set everything up and run every test
+test: page web/node_modules/.package-lock.json ## Set everything up and run every test
 	@scripts/system-packages.sh
+	scripts/npm.sh $(VENV) run check
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-check: $(VENV)/.installed ## The fast loop: format, lint, types, fast tests
+check: page web/node_modules/.package-lock.json ## The fast loop: format, lint, types, fast tests
+	scripts/npm.sh $(VENV) run format
+	scripts/npm.sh $(VENV) run check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
@@ -38,4 +47,5 @@ constraints: $(VENV)/.installed ## Pin the newest versions that pyproject.toml a
 	  --extra server --extra media --group dev pyproject.toml -o constraints.txt --upgrade
 
 clean: ## Remove what was built (never the data folder)
-	rm -rf $(VENV) build dist bench/build bench/node_modules .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist bench/build bench/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	  src/upwell/page web/node_modules web/packages/*/dist

@@ -190,7 +190,8 @@ def test_ids_that_are_none(
             for spelling in NO_IDS:
                 bad = things | {name: spelling.format(things[name])}
                 answer = of(path).request(method, path.format(**bad), json=GOOD)
-                wrong_form = "/upload/chunk/" in path and method == "POST"
+                takes_form = "/upload/chunk/" in path or path.endswith("/open")
+                wrong_form = takes_form and method == "POST"
                 assert answer.status_code in {404, 405, 415 if wrong_form else 404} | (
                     {400} if name == "chunk_index" else set()
                 ), (method, path, spelling)
@@ -205,8 +206,10 @@ def test_queries(world: World, things: dict[str, str], of: Callable[[str], Api])
         for parameter in operation.get("parameters", []):
             if parameter["in"] != "query":
                 continue
-            free = parameter["name"] in ("signature", "passcode")
+            free = parameter["name"] in ("signature", "passcode", "search")
             for text in texts:
+                if parameter["name"] == "search" and len(text) > 255:
+                    continue
                 for query in (f"{parameter['name']}={text}", f"x=1&x=2&{parameter['name']}={text}"):
                     answer = of(path).request(method, f"{path.format(**things)}?{query}")
                     assert (answer.status_code == 400) != free, (method, path, query[:50])

@@ -46,7 +46,7 @@ PARTS = {
     # Direct uploads make the files.
     "files": Part("^/api/(files/(?!upload/(?!direct))|bundles(?!/public))", "alice", 0.3),
     "pools": Part("^/api/(pools|billing)", "boss", 0.15),
-    "events": Part("^/api/(events|webhooks)", "alice", 0.1),
+    "events": Part("^(/api/(events|webhooks|accounts)|/logout)", "alice", 0.1),
     "strangers": Part("^(/api/bundles/public|/s/|/health|/api/files/{file_id}$)", "", 0.15),
     "aliases": Part("^/drive/", "alice", 0.1, "20"),  # the same routes again
 }
