@@ -54,9 +54,9 @@ function Home() {
   }, [where.view, bundleId]);
   return (
     <>
-      <a class="skip" href="#main" onClick={skip}>
+      <button type="button" class="skip" onClick={skip}>
         Skip to the files
-      </a>
+      </button>
       <Header where={where} />
       <Notices />
       <main id="main" tabIndex={-1}>
@@ -73,9 +73,8 @@ function Home() {
   );
 }
 
-function skip(event: Event): void {
-  event.preventDefault();
-  document.getElementById("files-title")?.closest("section")?.querySelector("input")?.focus();
+function skip(): void {
+  document.querySelector<HTMLElement>(".files input, .bundles button, .bundles a")?.focus();
 }
 
 function Header({ where }: { where: Route }) {

@@ -222,7 +222,8 @@ let due: ReturnType<typeof setTimeout> | undefined;
 
 /** Something happened to files: look again, soon and not too often. */
 export function changed(): void {
-  due ??= setTimeout(() => {
+  if (due !== undefined) return;
+  due = setTimeout(() => {
     due = undefined;
     void refresh();
     void refreshQuota();

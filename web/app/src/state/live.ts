@@ -18,7 +18,8 @@ let source: EventSource | null = null;
 let due: ReturnType<typeof setTimeout> | undefined;
 
 function tasksChanged(): void {
-  due ??= setTimeout(() => {
+  if (due !== undefined) return;
+  due = setTimeout(() => {
     due = undefined;
     void loadTasks();
   }, CALM_MILLISECONDS);

@@ -250,7 +250,8 @@ let due: ReturnType<typeof setTimeout> | undefined;
 
 /** Uppy tells of every step; people see four a second. */
 function look(): void {
-  due ??= setTimeout(() => {
+  if (due !== undefined) return;
+  due = setTimeout(() => {
     due = undefined;
     measure();
     transfers.set(uppy.getFiles().map(transferOf));

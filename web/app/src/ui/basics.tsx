@@ -113,6 +113,7 @@ export function Switch({ label, checked, onChecked, disabled }: SwitchProps) {
       <input
         type="checkbox"
         role="switch"
+        aria-checked={checked}
         checked={checked}
         disabled={disabled ?? false}
         onChange={(event) => onChecked(event.currentTarget.checked)}
@@ -124,8 +125,8 @@ export function Switch({ label, checked, onChecked, disabled }: SwitchProps) {
 }
 
 interface BarProps {
-  /** 0 to 1; `null` when nobody knows. */
-  share: number | null;
+  /** 0 to 1. */
+  share: number;
   label: string;
   tone?: "accent" | "calm" | "full";
 }
@@ -135,9 +136,9 @@ export function Bar({ share, label, tone = "accent" }: BarProps) {
   const fill = useRef<HTMLSpanElement>(null);
   useLayoutEffect(() => {
     // By script: the page's policy allows no style attributes.
-    fill.current?.style.setProperty("--share", String(Math.min(1, Math.max(0, share ?? 0))));
+    fill.current?.style.setProperty("--share", String(Math.min(1, Math.max(0, share))));
   }, [share]);
-  const percent = share === null ? undefined : Math.round(share * 100);
+  const percent = Math.round(share * 100);
   return (
     <div
       class={`bar ${tone}`}
