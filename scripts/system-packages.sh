@@ -4,6 +4,7 @@ set -euo pipefail
 wanted=()
 command -v curl >/dev/null || wanted+=(curl)
 command -v age >/dev/null || wanted+=(age)
+command -v chromium >/dev/null || wanted+=(chromium)
 [ ${#wanted[@]} = 0 ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}"
