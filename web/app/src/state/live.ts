@@ -1,5 +1,6 @@
 import { loadBundles } from "./bundles.ts";
 import { changed } from "./files.ts";
+import { openSession, reachable } from "./session.ts";
 import { loadTasks } from "./waiting.ts";
 
 const TYPES = [
@@ -13,8 +14,10 @@ const TYPES = [
 const UPLOADS = ["upload.created", "upload.cancelled", "upload.expired"];
 const CALM_MILLISECONDS = 1500;
 const RETRY_MILLISECONDS = 10_000;
+const SILENCE_MILLISECONDS = 5000; // a stream that ends is opened again in less
 
 let source: EventSource | null = null;
+let gone: ReturnType<typeof setTimeout> | undefined;
 let due: ReturnType<typeof setTimeout> | undefined;
 
 function tasksChanged(): void {
@@ -49,10 +52,22 @@ function listen(): void {
   source = opened;
   for (const type of TYPES) opened.addEventListener(type, changed);
   for (const type of [...UPLOADS, "file.created"]) opened.addEventListener(type, tasksChanged);
+  opened.addEventListener("open", back);
   opened.addEventListener("error", () => {
+    gone ??= setTimeout(() => reachable.set(false), SILENCE_MILLISECONDS);
     // Breaks are mended by the browser; refusals are not.
     if (opened.readyState === EventSource.CLOSED && source === opened) again(opened);
   });
+}
+
+/** After a break nobody knows what happened meanwhile. */
+function back(): void {
+  clearTimeout(gone);
+  if (gone === undefined) return;
+  gone = undefined;
+  void openSession();
+  changed();
+  tasksChanged();
 }
 
 function again(refused: EventSource): void {
@@ -66,4 +81,6 @@ function again(refused: EventSource): void {
 function stop(): void {
   source?.close();
   source = null;
+  clearTimeout(gone);
+  gone = undefined;
 }

@@ -3,11 +3,10 @@ import GoldenRetriever from "@uppy/golden-retriever";
 import Upwell, { type UpwellBody } from "@upwell/uppy";
 import { client } from "../api.ts";
 import { count } from "../format.ts";
-import { Store } from "../store.ts";
 import { loadBundles } from "./bundles.ts";
-import { changed, listing } from "./files.ts";
+import { changed } from "./files.ts";
 import { objection, options } from "./options.ts";
-import { Rate } from "./rates.ts";
+import { noteFailure, session } from "./session.ts";
 import { announce, tell } from "./toasts.ts";
 import { forget, forgotten, loadTasks } from "./waiting.ts";
 
@@ -15,50 +14,8 @@ export type Meta = Record<string, unknown>;
 export type Body = UpwellBody;
 export type File = UppyFile<Meta, Body>;
 
-export type Phase = "waiting" | "hashing" | "sending" | "verifying" | "paused" | "failed" | "done";
-
-/** A file on its way, as it is shown. */
-export interface Transfer {
-  id: string;
-  name: string;
-  /** The folder that it was dropped with. */
-  folder: string;
-  size: number;
-  preview: string | null;
-  phase: Phase;
-  /** 0 to 1. */
-  share: number;
-  /** Bytes per second. */
-  rate: number;
-  /** Seconds; `null` when nobody knows. */
-  left: number | null;
-  error: string | null;
-  /** The server held the content already. */
-  existing: boolean;
-  encrypted: boolean;
-  /** It was chosen in a former visit: its password has to be given again. */
-  locked: boolean;
-  /** Why it does not go on at the moment, though it will. */
-  waiting: string | null;
-}
-
-export interface Total {
-  files: number;
-  done: number;
-  failed: number;
-  paused: number;
-  active: number;
-  bytes: number;
-  size: number;
-  rate: number;
-  left: number | null;
-}
-
-export const transfers = new Store<readonly Transfer[]>([]);
-
 const DAY_MILLISECONDS = 24 * 3600 * 1000;
 const MIB = 1 << 20;
-const LOOK_MILLISECONDS = 250;
 
 export const uppy = new Uppy<Meta, Body>({
   id: "upwell",
@@ -77,7 +34,16 @@ export const uppy = new Uppy<Meta, Body>({
 /** Of encrypted files, by their ids: kept here alone, so that they end with the page. */
 const passwords = new Map<string, string>();
 
-uppy.use(Upwell<Meta, Body>, { client, password: passwordOf });
+uppy.use(Upwell<Meta, Body>, {
+  client,
+  password: passwordOf,
+  patience: 7 * DAY_MILLISECONDS, // who has the page open waits for a server that is away
+});
+
+/** Whether an upload can go on: what is to be encrypted needs its password. */
+export function isLocked(file: File): boolean {
+  return file.meta["encrypted"] === true && !passwords.has(file.id);
+}
 
 /** Throws, rather than send something in clear that was to be encrypted. */
 function passwordOf(file: File): string | undefined {
@@ -123,8 +89,10 @@ function asked(): Meta {
 /** Go on with what a former visit left: send what is here, remember what has to be chosen again. */
 function takeUp(): void {
   const files = uppy.getFiles();
-  const ghosts = files.filter((file) => file.isGhost);
-  const unknown = ghosts.map((file) => ({ name: file.name, size: file.size ?? 0 }));
+  // The server knows of those that it has something of.
+  const unknown = files
+    .filter((file) => file.isGhost && !file.progress.bytesUploaded)
+    .map((file) => ({ name: file.name, size: file.size ?? 0 }));
   forgotten.set([...forgotten.value, ...unknown]);
   const kept = files.filter((file) => !file.isGhost && !file.progress.uploadComplete);
   // Not by removing them: that would cancel their uploads.
@@ -149,144 +117,23 @@ function fresh(file: File): File {
   return { ...file, progress, isPaused: false, error: null };
 }
 
-// what is shown
-
-const rates = new Map<string, Rate>();
-const whole = new Rate();
-
-function phaseOf(file: File): Phase {
-  if (file.error) return "failed";
-  if (file.progress.uploadComplete) return "done";
-  if (file.isPaused) return "paused";
-  if (file.progress.preprocess) return "hashing";
-  const sent = file.progress.bytesUploaded || 0;
-  if (!sent) return "waiting";
-  return sent === file.size ? "verifying" : "sending";
-}
-
-function folderOf(file: File): string {
-  const path = file.meta["relativePath"];
-  if (typeof path !== "string") return "";
-  return path.split("/").slice(0, -1).filter(Boolean).join(" / ");
-}
-
-function transferOf(file: File): Transfer {
-  const size = file.size ?? 0;
-  const phase = phaseOf(file);
-  const share = shareOf(file, phase);
-  const bytes = share * size;
-  const rate = phase === "sending" ? (rates.get(file.id)?.value ?? 0) : 0;
-  return {
-    id: file.id,
-    name: file.name,
-    folder: folderOf(file),
-    size,
-    preview: file.preview ?? null,
-    phase,
-    share,
-    rate,
-    left: rate > 0 ? (size - bytes) / rate : null,
-    error: file.error ?? null,
-    existing: wasThere(file),
-    encrypted: file.meta["encrypted"] === true,
-    locked: phase === "failed" && file.meta["encrypted"] === true && !passwords.has(file.id),
-    waiting: phase === "sending" || phase === "waiting" ? (stalled.get(file.id) ?? null) : null,
-  };
-}
-
-function shareOf(file: File, phase: Phase): number {
-  if (phase === "done") return 1;
-  if (phase === "hashing") return file.progress.preprocess?.value ?? 0;
-  return file.size ? Number(file.progress.bytesUploaded || 0) / file.size : 0;
-}
-
-/** Small files are sent without asking first; whether theirs was there, the list can tell. */
-function wasThere(file: File): boolean {
-  const body = file.response?.body;
-  if (!body) return false;
-  return body.existing || (listedBefore.get(file.id)?.has(body.file.id) ?? false);
-}
-
-/** All transfers together. */
-export function totalOf(all: readonly Transfer[]): Total {
-  const counted = all.filter((each) => each.phase !== "failed");
-  const size = counted.reduce((sum, each) => sum + each.size, 0);
-  const bytes = counted.reduce((sum, each) => sum + sentOf(each), 0);
-  const number = (phase: Phase) => all.filter((each) => each.phase === phase).length;
-  const [done, failed, paused] = [number("done"), number("failed"), number("paused")];
-  const rate = whole.value;
-  return {
-    files: all.length,
-    done,
-    failed,
-    paused,
-    active: all.length - done - failed - paused,
-    bytes,
-    size,
-    rate,
-    left: rate > 0 && size > bytes ? (size - bytes) / rate : null,
-  };
-}
-
-function sentOf({ phase, share, size }: Transfer): number {
-  return phase === "hashing" ? 0 : share * size;
-}
-
-function measure(): void {
-  let sum = 0;
-  for (const file of uppy.getFiles()) {
-    const sent = Number(file.progress.bytesUploaded || 0);
-    sum += sent;
-    if (phaseOf(file) === "sending") {
-      const rate = rates.get(file.id) ?? new Rate();
-      rate.note(sent);
-      rates.set(file.id, rate);
-    }
-  }
-  whole.note(sum);
-}
-
-let due: ReturnType<typeof setTimeout> | undefined;
-
-/** Uppy tells of every step; people see four a second. */
-function look(): void {
-  if (due !== undefined) return;
-  due = setTimeout(() => {
-    due = undefined;
-    measure();
-    transfers.set(uppy.getFiles().map(transferOf));
-  }, LOOK_MILLISECONDS);
-}
-
-uppy.on("state-update", look);
-setInterval(() => transfers.value.some((each) => each.phase === "sending") && look(), 1000);
-
 // what becomes of them
 
-/** The files that were listed when an upload was added. */
-const listedBefore = new Map<string, ReadonlySet<string>>();
-
-uppy.on("files-added", (files) => {
-  const listed = new Set(listing.value.items.map((file) => file.id));
-  for (const file of files) listedBefore.set(file.id, listed);
-});
-
-/** Why files wait that will go on. */
-const stalled = new Map<string, string>();
-
-uppy.on("upload-stalled", ({ message }, files) => {
-  for (const file of files) stalled.set(file.id, `${message} Trying again…`);
-  look();
-});
-uppy.on("upload-progress", (file) => file && stalled.delete(file.id));
 uppy.on("upload-success", (file) => {
-  if (file) {
-    rates.delete(file.id);
-    passwords.delete(file.id);
-  }
+  if (file) passwords.delete(file.id);
   changed();
 });
-uppy.on("upload-error", (file, error) => announce(`${file?.name} failed: ${error.message}`));
+uppy.on("upload-error", (file, error) => {
+  noteFailure(error);
+  announce(`${file?.name} failed: ${error.message}`);
+});
+
+let { status } = session.value;
+session.subscribe(() => {
+  const before = status;
+  status = session.value.status;
+  if (before === "lost" && status === "in") void uppy.retryAll();
+});
 uppy.on("complete", ({ successful = [], failed = [] }) => {
   const parts = [
     successful.length ? `${count(successful.length, "file")} uploaded.` : "",
@@ -313,7 +160,6 @@ export function retry(id: string, password?: string): void {
 
 export function cancel(id: string): void {
   uppy.removeFile(id);
-  rates.delete(id);
 }
 
 /** Take what ended well off the list. */

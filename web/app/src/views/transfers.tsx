@@ -1,18 +1,8 @@
 import type {} from "@uppy/thumbnail-generator"; // its events
 import { useEffect, useState } from "preact/hooks";
 import { bytes, count, extension, span, speed } from "../format.ts";
-import {
-  cancel,
-  clearDone,
-  type Phase,
-  pauseResume,
-  retry,
-  type Total,
-  type Transfer,
-  totalOf,
-  transfers,
-  uppy,
-} from "../state/uploads.ts";
+import { type Phase, type Total, type Transfer, totalOf, transfers } from "../state/transfers.ts";
+import { cancel, clearDone, pauseResume, retry, uppy } from "../state/uploads.ts";
 import { useStore } from "../store.ts";
 import { Bar, Button, IconButton } from "../ui/basics.tsx";
 import { Icon } from "../ui/icons.tsx";

@@ -1,7 +1,7 @@
 import { client } from "../api.ts";
 import { bytes } from "../format.ts";
 import { attempt } from "../state/toasts.ts";
-import { transfers } from "../state/uploads.ts";
+import { transfers } from "../state/transfers.ts";
 import { forget, forgotten, loadTasks, missing, tasks, type Waiting } from "../state/waiting.ts";
 import { useStore } from "../store.ts";
 import { Bar, Button } from "../ui/basics.tsx";
