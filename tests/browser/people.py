@@ -16,7 +16,7 @@ import httpx2
 from PIL import Image
 from playwright.sync_api import Error, expect
 
-from tests.harness import UPWELL
+from tests.harness import UPWELL, eventually
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
@@ -36,6 +36,7 @@ AXE = Path(__file__).parents[2] / "web/node_modules/axe-core/axe.min.js"
 SECONDS = 1000  # milliseconds, which is what Playwright counts in
 PATIENCE = 30 * SECONDS
 DESKTOP = (1280, 900)
+LONG = 60 << 20  # bytes; more chunks than are sent at once, so that there is a half-way
 PHONE = (360, 740)
 
 # Tells the console what the page's policy refused: Chromium does not, for all of it.
@@ -102,7 +103,7 @@ class People:
         for number, context in enumerate(contexts.values()):
             context.tracing.stop(path=keep / f"trace{number}.zip" if keep else None)
             context.close()
-        return [each for visit in self._visits for each in visit.complaints]
+        return [each for visit in self._visits for each in visit.complaints()]
 
 
 @dataclass
@@ -112,7 +113,7 @@ class Visit:
     context: BrowserContext
     page: Page
     server: Server
-    complaints: list[str] = field(default_factory=list)
+    _heard: list[str] = field(default_factory=list)
     _allowed: list[re.Pattern[str]] = field(default_factory=list)
 
     @property
@@ -123,17 +124,20 @@ class Visit:
         self.page.goto(self.base + path)
 
     def watch(self) -> None:
-        self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(f"thrown: {error}"))
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self._heard.append(f"thrown: {error}"))
 
     def allow(self, pattern: str) -> None:
         """The console may say this: it belongs to what the test does."""
         self._allowed.append(re.compile(pattern))
 
-    def _heard(self, message: ConsoleMessage) -> None:
-        said = f"{message.text} ({message.location.get('url', '')})"
-        if message.type in ("error", "warning") and not any(p.search(said) for p in self._allowed):
-            self.complaints.append(f"{message.type}: {said}")
+    def _hear(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._heard.append(f"{message.type}: {message.text} ({message.location.get('url')})")
+
+    def complaints(self) -> list[str]:
+        """What the page said or threw that it should not have."""
+        return [said for said in self._heard if not any(p.search(said) for p in self._allowed)]
 
     # what one does
 
@@ -161,6 +165,16 @@ class Visit:
                 "uploadThroughput": limit,
             },
         )
+
+    def wait_until_half_way(self) -> None:
+        """Until some chunks of the only upload are acknowledged; it should be `LONG`, and slow."""
+
+        def is_half_way() -> bool:
+            self.page.wait_for_timeout(100)
+            tasks = self.server.api().tasks()
+            return bool(tasks) and tasks[0]["chunks_uploaded"] > 0
+
+        eventually(is_half_way, 100, "some chunks are there")
 
     # what one sees
 

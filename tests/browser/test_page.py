@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import DESKTOP, PHONE, login_link, noise, photo
-from tests.harness import eventually
+from tests.browser.people import DESKTOP, LONG, PHONE, login_link, noise, photo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +42,7 @@ def test_a_session_that_ends_meanwhile(people: People, server: Server) -> None:
     expect(visit.page.get_by_text("You are logged out.")).to_be_visible()
     visit.expect_accessible()
     other = people.visit(profile=visit)
+    other.allow("401")
     other.page.goto(login_link(server))
     visit.page.get_by_role("button", name="Go on").click()
     expect(visit.page.get_by_text("You are logged out.")).to_have_count(0)
@@ -53,16 +53,10 @@ def test_the_server_is_away_for_a_while(people: People, server: Server, tmp_path
     """Killed in the middle of an upload, and started again: it goes on by itself."""
     visit = people.visit()
     visit.allow("ERR_CONNECTION|ERR_EMPTY_RESPONSE|Failed to load resource|net::")
-    visit.slow_down(3 << 20)
-    file = noise(tmp_path / "film.bin", 20 << 20)
+    file = noise(tmp_path / "film.bin", LONG)
+    visit.slow_down(LONG // 10)
     visit.choose(file)
-
-    def under_way() -> bool:
-        visit.page.wait_for_timeout(50)
-        tasks = server.api().tasks()
-        return bool(tasks) and tasks[0]["chunks_uploaded"] > 0
-
-    eventually(under_way, 60, "some chunks are there")
+    visit.wait_until_half_way()
     port = server.port
     server.kill()
     expect(visit.page.get_by_text("No connection to the server.")).to_be_visible()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import Visit, noise, photo
+from tests.browser.people import LONG, noise, photo
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -97,23 +97,12 @@ def test_pause_resume_and_cancel(people: People, server: Server, tmp_path: Path)
     assert [api.download(file["id"]) for file in api.files()] == [stays.read_bytes()]
 
 
-def _half_way(visit: Visit, server: Server) -> None:
-    """Wait until some chunks of the only upload are acknowledged, and not all."""
-
-    def is_half_way() -> bool:
-        visit.page.wait_for_timeout(50)
-        tasks = server.api().tasks()
-        return bool(tasks) and tasks[0]["chunks_uploaded"] > 0
-
-    eventually(is_half_way, 60, "some chunks are there")
-
-
 def test_goes_on_after_a_reload(people: People, server: Server, tmp_path: Path) -> None:
-    file = noise(tmp_path / "film.bin", 25 * MIB)
+    file = noise(tmp_path / "film.bin", LONG)
     visit = people.visit()
-    visit.slow_down(3 * MIB)
+    visit.slow_down(LONG // 10)
     visit.choose(file)
-    _half_way(visit, server)
+    visit.wait_until_half_way()
     (task,) = server.api().tasks()
     visit.page.reload()
     expect(visit.transfer("film.bin")).to_be_visible()
@@ -128,11 +117,11 @@ def test_goes_on_when_the_file_is_chosen_again(
     people: People, server: Server, tmp_path: Path
 ) -> None:
     """In another browser, which knows nothing: what the server has is enough."""
-    file = noise(tmp_path / "film.bin", 25 * MIB)
+    file = noise(tmp_path / "film.bin", LONG)
     visit = people.visit()
-    visit.slow_down(3 * MIB)
+    visit.slow_down(LONG // 10)
     visit.choose(file)
-    _half_way(visit, server)
+    visit.wait_until_half_way()
     visit.page.close()
     (task,) = server.api().tasks()
     again = people.visit()
@@ -187,14 +176,14 @@ def test_an_encrypted_upload_asks_again_after_a_reload(
     people: People, server: Server, tmp_path: Path
 ) -> None:
     """The password is never kept, and nothing is sent in clear instead."""
-    file = noise(tmp_path / "diary.bin", 12 * MIB)
+    file = noise(tmp_path / "diary.bin", LONG)
     visit = people.visit()
-    visit.slow_down(2 * MIB)
+    visit.slow_down(LONG // 10)
     visit.page.get_by_role("switch", name="Encrypt with a password").check()
     visit.page.get_by_label("Password", exact=True).fill("secret")
     visit.page.get_by_label("Password again").fill("secret")
     visit.choose(file)
-    _half_way(visit, server)
+    visit.wait_until_half_way()
     visit.page.reload()
     expect(visit.transfer("diary.bin")).to_contain_text("Give its password again")
     visit.slow_down(0)

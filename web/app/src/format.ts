@@ -5,7 +5,7 @@ export function bytes(count: number): string {
   if (count < 1000) return count === 1 ? "1 byte" : `${count} bytes`;
   let size = count;
   let unit = -1;
-  while (size >= 999.95 && unit < UNITS.length - 1) {
+  while (size >= 999.5 && unit < UNITS.length - 1) {
     size /= 1000;
     unit += 1;
   }

@@ -27,6 +27,8 @@ const FIELDS: Record<string, keyof Draft> = {
   expired_at: "ends",
 };
 
+const SLUG_RULE = "3 to 64 small letters, digits and hyphens, no hyphen at the ends.";
+
 function draftOf(bundle: Bundle | null): Draft {
   return {
     name: bundle?.name ?? "",
@@ -49,7 +51,8 @@ function problemsOf(error: unknown): Problems {
   if (error.code === "SLUG_TAKEN") return { slug: "This address is taken; choose another." };
   const found = Object.entries(error.errors).flatMap(([field, why]) => {
     const mine = FIELDS[field.split(".").at(-1) ?? ""];
-    return mine ? [[mine, why.join(" ")] as const] : [];
+    if (!mine) return [];
+    return [[mine, mine === "slug" ? SLUG_RULE : why.join(" ")] as const];
   });
   return found.length ? Object.fromEntries(found) : { form: explain(error) };
 }
