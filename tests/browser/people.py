@@ -7,6 +7,7 @@ import math
 import random
 import re
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -247,6 +248,14 @@ def session(server: Server) -> Any:
             ]
         _sessions[server.data] = cookies
     return _sessions[server.data]
+
+
+def set_policy(server: Server, *options: str) -> None:
+    """Change what the default pool allows, as `upwell pool set` does."""
+    (pool,) = server.api().call("GET", "/api/pools").json()
+    command = [UPWELL, "pool", "set", pool["id"], *options, "--data", str(server.data)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    time.sleep(1.1)  # a policy is read anew after a second
 
 
 def empty(server: Server) -> None:

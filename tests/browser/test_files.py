@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import noise, photo
+from tests.browser.people import noise, photo, set_policy
 from tests.harness import BOUNDARY, eventually
 from tests.media.samples import recording
 
@@ -29,14 +29,6 @@ def _store(server: Server, name: str, content: bytes = b"content", kind: str = "
     answer = server.api().call("POST", "/api/files/upload/direct", body, form)
     assert answer.status == 200, answer
     return answer.json()
-
-
-def _recycle(server: Server) -> None:
-    """Deleted files go to the recycle bin from now on."""
-    api = server.api()
-    (pool,) = api.call("GET", "/api/pools").json()
-    kind = {"Content-Type": "application/json"}
-    api.call("PATCH", f"/api/pools/{pool['id']}", b'{"enable_recycle": true}', kind)
 
 
 def test_search_and_sort(people: People, server: Server) -> None:
@@ -109,11 +101,13 @@ def test_rename(people: People, server: Server) -> None:
 @pytest.mark.parametrize("recycled", [True, False], ids=["recycle bin", "held back"])
 def test_delete_can_be_undone(people: People, server: Server, recycled: bool) -> None:
     if recycled:
-        _recycle(server)
+        set_policy(server, "--recycle")
     file = _store(server, "mistake.txt")
     visit = people.visit()
     visit.menu("mistake.txt", "Delete")
     expect(visit.row("mistake.txt")).to_have_count(0)
+    if recycled:
+        eventually(lambda: server.api().files() == [], 30, "it is in the recycle bin")
     visit.page.get_by_role("button", name="Undo").click()
     expect(visit.row("mistake.txt")).to_be_visible()
     assert server.api().download(file["id"]) == b"content"

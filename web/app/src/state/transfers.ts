@@ -1,6 +1,7 @@
 import { Store } from "../store.ts";
 import { listing } from "./files.ts";
 import { Rate } from "./rates.ts";
+import { reason } from "./refusals.ts";
 import { type File, isLocked, uppy } from "./uploads.ts";
 
 export type Phase = "waiting" | "hashing" | "sending" | "verifying" | "paused" | "failed" | "done";
@@ -81,12 +82,17 @@ function transferOf(file: File): Transfer {
     share,
     rate,
     left: rate > 0 ? (size - bytes) / rate : null,
-    error: file.error ?? null,
+    error: errorOf(file),
     existing: wasThere(file),
     encrypted: file.meta["encrypted"] === true,
     locked: phase === "failed" && isLocked(file),
     waiting: phase === "sending" || phase === "waiting" ? (stalled.get(file.id) ?? null) : null,
   };
+}
+
+function errorOf({ error, response }: File): string | null {
+  const body = response?.body as { code?: unknown; meta?: unknown } | undefined;
+  return error ? reason(body?.code, body?.meta, error) : null;
 }
 
 function shareOf(file: File, phase: Phase): number {
@@ -98,7 +104,7 @@ function shareOf(file: File, phase: Phase): number {
 /** Small files are sent without asking first; whether theirs was there, the list can tell. */
 function wasThere(file: File): boolean {
   const body = file.response?.body;
-  if (!body) return false;
+  if (!body || !file.progress.uploadComplete) return false;
   return body.existing || (listedBefore.get(file.id)?.has(body.file.id) ?? false);
 }
 

@@ -16,6 +16,7 @@ export type File = UppyFile<Meta, Body>;
 
 const DAY_MILLISECONDS = 24 * 3600 * 1000;
 const MIB = 1 << 20;
+const LOCK_MILLISECONDS = 3000;
 
 export const uppy = new Uppy<Meta, Body>({
   id: "upwell",
@@ -53,12 +54,31 @@ function passwordOf(file: File): string | undefined {
   return password;
 }
 
-// The time a task lives without being used; files that are larger are chosen again.
-uppy.on("restored", takeUp);
-uppy.use(GoldenRetriever, {
-  expires: 7 * DAY_MILLISECONDS,
-  indexedDB: { maxFileSize: 64 * MIB, maxTotalSize: 2048 * MIB } as object,
-});
+/**
+ * Keep what is chosen for the next visit, in one tab: others would send the same files again.
+ * Files that are too large for it are chosen again.
+ */
+function remember(): void {
+  if (uppy.getFiles().length) return; // the former visit's would take their place
+  uppy.on("restored", takeUp);
+  uppy.use(GoldenRetriever, {
+    expires: 7 * DAY_MILLISECONDS, // the time a task lives without being used
+    indexedDB: { maxFileSize: 64 * MIB, maxTotalSize: 2048 * MIB } as object,
+  });
+}
+
+// After a reload the former page may hold it a moment longer. Pages that came unencrypted have none.
+if (navigator.locks) {
+  const signal = AbortSignal.timeout(LOCK_MILLISECONDS);
+  navigator.locks
+    .request("upwell:remember", { signal }, () => {
+      remember();
+      return new Promise(() => {}); // until the page is gone
+    })
+    .catch(() => {}); // another tab has it
+} else {
+  remember();
+}
 
 /** Whether a chosen file is taken, and what is to become of it. */
 function admit(file: File, files: Record<string, File>): File | boolean {
@@ -68,10 +88,7 @@ function admit(file: File, files: Record<string, File>): File | boolean {
     return false;
   }
   const same = files[file.id];
-  if (same && !same.progress.uploadComplete && !same.error) {
-    tell(`“${file.name}” is being uploaded already.`);
-    return false;
-  }
+  if (same && !same.progress.uploadComplete && !same.error) return false;
   forget({ name: file.name, size: file.size ?? 0 });
   if (options.value.encrypt) passwords.set(file.id, options.value.password);
   return { ...file, meta: { ...file.meta, ...asked() } };
@@ -145,7 +162,8 @@ uppy.on("complete", ({ successful = [], failed = [] }) => {
 });
 uppy.on("info-visible", () => {
   const [info] = uppy.getState().info.slice(-1);
-  if (info) tell(info.message, { kind: info.type === "error" ? "error" : "info" });
+  // Those with details are about a file that failed, which says so itself.
+  if (info && !info.details) tell(info.message, { kind: info.type === "error" ? "error" : "info" });
 });
 
 export function pauseResume(id: string): void {
