@@ -20,5 +20,7 @@ class PageHook(BuildHookInterface[Any]):  # type: ignore[misc]  # hatchling is t
         return [] if build_page.is_current() else [build_page.NODE]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        del version, build_data
         build_page.build()
+        if version != "editable":  # git ignores what was built, and so would the archive
+            place = "src/upwell/page" if self.target_name == "sdist" else "upwell/page"
+            build_data["force_include"][str(build_page.PAGE)] = place

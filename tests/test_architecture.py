@@ -65,7 +65,8 @@ MAY_USE: dict[str, set[str]] = {
     "media": {"PIL", "pillow_heif", "pyvips", "av", "pure_magic_rs", "thumbhash"},
     "http": {
         "fastapi", "fastapi_offline", "starlette", "pydantic", "pydantic_core", "multipart",
-        "uvicorn", "httptools", "structlog", "anyio", "joserfc", "prometheus_client",
+        "uvicorn", "httptools", "structlog", "anyio", "jinja2", "markupsafe", "joserfc",
+        "prometheus_client",
     },
     "protocols": {"starlette"},
     "client": {"httpx2", "stamina"},

@@ -55,6 +55,7 @@ def build() -> None:
     if is_current():
         return
     built_from = digest()
+    sys.stderr.write("Building the page …\n")
     install()
     _run("The page could not be built.", "run", "build", "--workspace", "app")
     _RECORD.write_text(built_from)

@@ -9,6 +9,7 @@ import time
 import zipfile
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -411,7 +412,7 @@ def test_strangers_are_not_told_where_it_was_made(live: Api, anonymous: Api) -> 
     image = anonymous.get(told.json()["files"][0]["thumbnail_url"])
     assert (image.content, image.headers["content-type"]) == (b"RIFF", "image/webp")
     page = anonymous.get(f"/b/{made['slug']}").text
-    source = re.search(r'<img src="([^"]+)" alt="" loading=lazy>', page)
+    source = re.search(r'<img src="([^"]+)" alt="" width="320" height="320" loading="lazy"', page)
     assert source
     assert anonymous.get(source[1]).content == b"RIFF"
     assert live.get(f"/api/files/{file['id']}/info").json()["file_meta"] == facts
@@ -763,7 +764,7 @@ def test_a_link_to_an_encrypted_file(live: Api, anonymous: Api) -> None:
     browser = {"Accept": "text/html,*/*"}
     page = anonymous.get(link["url"], headers=browser)
     assert page.status_code == 403
-    asked = re.search(r'<form method=post action="([^"]+)"', page.text)
+    asked = re.search(r'<form method="post" action="([^"]+)"', page.text)
     assert asked
     action = asked[1].replace("&amp;", "&")
     refused(anonymous.post(link["url"]), 405, "METHOD_NOT_ALLOWED")
@@ -816,15 +817,25 @@ def test_the_page_of_a_bundle(live: Api, anonymous: Api) -> None:
     file = live.direct(b"x" * 1234, "a.txt", bundle_id=made["id"])
     page = anonymous.get(f"/b/{made['slug']}")
     assert page.status_code == 200
-    for told in ("Trip &amp; more", "line 1\nline 2", "a.txt", "1.2 kB", f"until {ends[:10]}"):
+    for told in ("Trip &amp; more", "line 1\nline 2", "a.txt", "1.2\xa0kB", "for 23 hours, until"):
         assert told in page.text
-    assert 'name=viewport content="width=device-width' in page.text
+    assert f'<time datetime="{ends[:10]}' in page.text
+    assert 'name="viewport" content="width=device-width' in page.text
+    assert f'href="/b/{made["slug"]}/files/{file["id"]}?download=true"' in page.text
+    live.direct(b"y" * 1000, bundle_id=made["id"])
+    page = anonymous.get(f"/b/{made['slug']}")
     assert f'href="/b/{made["slug"]}/zip"' in page.text
+    assert "Download all" in page.text
+    assert "2 files, 2.2\xa0kB" in page.text
     shown = anonymous.get(f"/b/{made['slug']}/files/{file['id']}")
     assert (shown.content, shown.headers["content-type"]) == (b"x" * 1234, "text/plain")
     saved = anonymous.get(f"/b/{made['slug']}/files/{file['id']}?download=true")
     assert saved.headers["content-disposition"].startswith("attachment")
-    assert anonymous.get("/bundle.css").headers["content-type"].startswith("text/css")
+    style = anonymous.get(re.findall(r'"(/style-\w+\.css)"', page.text)[0])
+    assert style.headers["content-type"].startswith("text/css")
+    assert "immutable" in style.headers["cache-control"]
+    wire = int(page.headers["content-length"]) + int(style.headers["content-length"])
+    assert wire < 15_000
 
 
 @pytest.mark.parametrize("path", ["/b/{slug}", "/b/never-was", "/b/{slug}/files/x", "/b/{locked}"])
@@ -843,16 +854,36 @@ def test_pages_are_locked_down(live: Api, anonymous: Api, path: str) -> None:
     assert not re.search(r"<script|<style|\son\w+=|style=|https?://", page.text)
 
 
+class _Markup(HTMLParser):
+    """The tags on a page, each with the names of its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[tuple[str, ...]] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add((tag, *sorted(name for name, _ in attrs)))
+
+
+def markup_of(page: str) -> set[tuple[str, ...]]:
+    return _Markup(page).found
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_only_text(live: Api, anonymous: Api, name: str) -> None:
     made = bundle_of(live, name, description=name)
     file = live.direct(bundle_id=made["id"], file_name=name)
     page = anonymous.get(f"/b/{made['slug']}").text
-    tags = set(re.findall(r"<(\w+)", page))
-    assert tags <= {
-        "html", "meta", "title", "link", "h1", "bdi", "p", "a", "ul", "li", "span",
-    }  # fmt: skip
-    assert not re.search(r"[\u202a-\u202e\u2066-\u2069\r]", page)
+    alone = anonymous.get(f"/b/{made['slug']}/view/{file['id']}").text
+    plain = bundle_of(live, "plain", description="plain")
+    for harmless in ("plain.txt", "plain"):
+        other = live.direct(bundle_id=plain["id"], file_name=harmless)
+    assert markup_of(page) <= markup_of(anonymous.get(f"/b/{plain['slug']}").text)
+    view = f"/b/{plain['slug']}/view/{other['id']}?at=1"
+    assert markup_of(alone) <= markup_of(anonymous.get(view).text)
+    for shown in (page, alone):
+        assert not re.search(r"[\u202a-\u202e\u2066-\u2069\r]", shown)
     for path in (f"/b/{made['slug']}/files/{file['id']}", f"/b/{made['slug']}/zip"):
         answer = anonymous.get(path)
         assert "set-cookie" not in answer.headers
@@ -906,7 +937,7 @@ def test_an_encrypted_file_on_the_page(live: Api, anonymous: Api) -> None:
     assert "encrypted" in listed
     page = anonymous.get(path)
     assert page.status_code == 403
-    assert f'<form method=post action="{path}"' in page.text
+    assert f'<form method="post" action="{path}"' in page.text
     wrong = anonymous.post(path, data={"password": "q"})
     assert (wrong.status_code, "not the password" in wrong.text) == (403, True)
     got = anonymous.post(path, data={"password": "p"})
@@ -932,10 +963,74 @@ def test_a_page_at_a_time(live: Api, anonymous: Api, monkeypatch: pytest.MonkeyP
     path, seen = f"/b/{made['slug']}", list[str]()
     while path:
         page = anonymous.get(path).text
-        seen += re.findall(r"<bdi>(file\d)</bdi></a>", page)
-        following = re.search(r'<a href="([^"]+)">More files', page)
+        seen += re.findall(r'<bdi class="name">(file\d)</bdi></a>', page)
+        following = re.search(r'rel="next" href="([^"]+)">More files', page)
         path = following[1] if following else ""
     assert seen == [f"file{number}" for number in range(5)]
+
+
+def test_a_file_of_a_bundle_by_itself(live: Api, anonymous: Api) -> None:
+    made = bundle_of(live, "Trip")
+    names = ["first.txt", "film.mp4", "song.mp3", "picture.png", "page.html", "last.zip"]
+    kinds = ["text/plain", "video/mp4", "audio/mpeg", "image/png", "text/html", "application/zip"]
+    files = [
+        live.direct(unique(), name, bundle_id=made["id"], content_type=kind)["id"]
+        for name, kind in zip(names, kinds, strict=True)
+    ]
+    base = f"/b/{made['slug']}"
+    pages = [anonymous.get(f"{base}/view/{each}?at={n}").text for n, each in enumerate(files)]
+    for number, page in enumerate(pages):
+        assert f"{number + 1} of 6" in page
+        assert names[number] in page
+        assert f'href="{base}/files/{files[number]}?download=true"' in page
+        near = re.findall(rf'rel="(\w+)" href="{base}/view/(\w+)\?at=(\d)"', page)
+        beside = [("prev", number - 1), ("next", number + 1)]
+        wanted = [(rel, files[at], f"{at}") for rel, at in beside if 0 <= at < 6]
+        assert near == wanted
+    for number, tag in ((1, "video"), (2, "audio"), (3, "img")):
+        assert f'<{tag} src="{base}/files/{files[number]}"' in pages[number]
+    for number in (0, 4, 5):
+        assert not re.search("<(video|audio|img)", pages[number])
+    opened = f'href="{base}/files/{files[0]}">Open' in pages[0]
+    assert (opened, ">Open<" in pages[4]) == (True, False)
+    astray = anonymous.get(f"{base}/view/{files[1]}?at=5")
+    assert (astray.status_code, "rel=" in astray.text.partition("<main")[2]) == (200, False)
+
+
+def test_the_room_of_what_is_shown_is_known_before_it_is_there(live: Api, anonymous: Api) -> None:
+    made = bundle_of(live)
+    video = {"width": 1920, "height": 1080, "rotation": 90}
+    film: dict[str, Any] = {"kind": "video", "duration": 3723.4, "video": video}
+    facts = (film, {"width": 40, "height": 30})
+    pages = []
+    for kind, known in zip(("video/mp4", "image/png"), facts, strict=True):
+        file = live.direct(bundle_id=made["id"], content_type=kind)
+        assert live.world.core.catalog.describe_blob(file["object"]["id"], known, None, None)
+        pages.append(anonymous.get(f"/b/{made['slug']}/view/{file['id']}").text)
+    assert re.search(r'<video [^>]*width="1080" height="1920"', pages[0])
+    assert "1:02:03" in pages[0]
+    assert re.search(r'<img [^>]*width="40" height="30"', pages[1])
+
+
+def test_who_may_see_a_file_by_itself(live: Api, anonymous: Api) -> None:
+    locked, made = bundle_of(live, passcode=RIGHT), bundle_of(live)
+    hidden = live.direct(bundle_id=locked["id"], file_name="hidden.txt")["id"]
+    page = anonymous.get(f"/b/{locked['slug']}/view/{hidden}")
+    assert (page.status_code, "hidden.txt" in page.text) == (403, False)
+    assert f'action="/b/{locked["slug"]}"' in page.text
+    assert anonymous.get(f"/b/{made['slug']}/view/{hidden}").status_code == 404
+    sealed = live.direct(bundle_id=made["id"], encrypt_password="p")["id"]
+    page = anonymous.get(f"/b/{made['slug']}/view/{sealed}")
+    assert f'<form method="post" action="/b/{made["slug"]}/files/{sealed}"' in page.text
+
+
+def test_a_page_is_compressed_for_who_takes_that(live: Api, anonymous: Api) -> None:
+    path = f"/b/{bundle_of(live)['slug']}"
+    plain = anonymous.get(path, headers={"Accept-Encoding": "identity"})
+    small = anonymous.get(path, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert plain.text == small.text
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,13 @@ class Bundles:
         """The files of an opened bundle, oldest first."""
         return self._catalog.bundle_files(bundle.id, self._clock(), offset, take)
 
+    def public_file(self, bundle: Bundle, file_id: str) -> CloudFile:
+        """A file of an opened bundle. Raises FileNotFound."""
+        file = self._catalog.file(file_id, self._clock(), bundle.account_id)
+        if file is None or file.bundle_id != bundle.id:
+            raise FileNotFound("There is no such file in this bundle, or not any more.")
+        return file
+
     def archive(self, bundle: Bundle) -> Archive:
         """All files of an opened bundle as one ZIP; encrypted ones as they are stored, with
         ``.age`` at the end of their names."""

@@ -101,10 +101,7 @@ class Files:
         """A file of a bundle that the asker has opened (``Bundles.open``)."""
 
         def find() -> CloudFile:
-            file = self._catalog.file(file_id, self._clock(), bundle.account_id)
-            if file is None or file.bundle_id != bundle.id:
-                raise FileNotFound("There is no such file in this bundle, or not any more.")
-            return file
+            return self._bundles.public_file(bundle, file_id)
 
         return self._found(find, asker, form, password)
 

@@ -27,7 +27,7 @@ HEADERS = {
     "Vary": "Accept-Encoding",
 }
 _HASHED = "assets/"  # where the names of files change with their content
-_FOR_EVER = "public, max-age=31536000, immutable"
+FOR_EVER = "public, max-age=31536000, immutable"
 _COMPRESSED = {".br": "br", ".gz": "gzip"}  # by preference
 # Told here, not by the machine's own table: with `nosniff`, a wrong one breaks the page.
 _TYPES = {
@@ -55,7 +55,7 @@ class _Asset:
     forms: dict[str, bytes]
 
     def answer(self, request: Request) -> Response:
-        coding = next((c for c in self.forms if _accepts(request, c)), "")
+        coding = next((c for c in self.forms if accepts(request, c)), "")
         etag = f'"{self.digest}{coding and f"-{coding}"}"'
         headers = HEADERS | {"Cache-Control": self.cache, "ETag": etag}
         if not_modified(request.headers, etag):
@@ -100,7 +100,7 @@ def _assets(folder: Path) -> Iterator[tuple[str, _Asset]]:
         media_type = _TYPES.get(path.suffix)
         if media_type is not None and path.is_file():
             name = path.relative_to(folder).as_posix()
-            cache = _FOR_EVER if name.startswith(_HASHED) else "no-cache"
+            cache = FOR_EVER if name.startswith(_HASHED) else "no-cache"
             forms = dict(_forms(path))
             digest = hashlib.sha256(forms[""]).hexdigest()[:32]
             yield name, _Asset(media_type, cache, digest, forms)
@@ -114,7 +114,7 @@ def _forms(path: Path) -> Iterator[tuple[str, bytes]]:
     yield "", path.read_bytes()
 
 
-def _accepts(request: Request, coding: str) -> bool:
+def accepts(request: Request, coding: str) -> bool:
     """Whether Accept-Encoding names a coding, and not with a weight of zero."""
     for each in request.headers.get("accept-encoding", "").lower().split(","):
         name, _, weight = each.replace(" ", "").partition(";q=")

@@ -1,22 +1,22 @@
-"""The public page of a bundle, and what a person sees in place of a refusal. No script."""
+"""The public pages of a bundle and of the files in it. No script."""
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import RedirectResponse
 
 from upwell import errors as e
 from upwell.core.files import Form
 from upwell.core.guesses import Asker
-from upwell.http.downloads import FileResponse, form_of
-from upwell.http.errors import status_of
+from upwell.http import render
+from upwell.http.downloads import FileResponse, form_of, safe_type
 from upwell.http.forms import form_field
 from upwell.http.guard import PASSCODE_COOKIE, in_thread, session_of
+from upwell.http.refusals import refusal_page
 from upwell.http.streams import zip_response
 
 if TYPE_CHECKING:
@@ -26,50 +26,9 @@ if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
     from upwell.model import Bundle, CloudFile
 
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; "
-    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with none, the Origin of our forms would be null
-    "Cache-Control": "no-store",
-}
 _ON_A_PAGE = 500  # files
-# Controls, and what changes the direction of writing: it can show exe.txt for a txt.exe.
-_UNSEEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ud800-\udfff]"
-)
-_SHOWN_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,4})\Z")
-_BUNDLE_PATH = re.compile(r"/b/[^/]+")
-_LINK_PATH = re.compile(r"/s/[^/]+")
-_SENTENCES: dict[type[e.UpwellError], str] = {
-    e.PasscodeRequired: "These files are behind a passcode.",
-    e.PasscodeWrong: "This is not the passcode.",
-    e.PasswordRequired: "This file is encrypted. Whoever shared it has its password.",
-    e.PasswordWrong: "This is not the password of the file.",
-}
-_STYLE = """
-:root { color-scheme: light dark; font: 17px/1.5 system-ui, sans-serif }
-* { box-sizing: border-box }
-body { margin: 0 auto; max-width: 46rem; padding: 1.5rem 1rem 4rem }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; overflow-wrap: anywhere }
-.about { white-space: pre-wrap; overflow-wrap: anywhere }
-.facts, .size { color: #777; font-size: .9rem }
-.button, button { display: inline-block; padding: .7rem 1.1rem; border: 0; border-radius: .5rem;
-  background: #1657c2; color: #fff; font: inherit; text-decoration: none; cursor: pointer }
-ul { list-style: none; margin: 1.5rem 0; padding: 0 }
-li { display: flex; align-items: center; gap: .8rem; padding: .6rem 0;
-  border-top: 1px solid #8884 }
-li img, .tile { flex: none; width: 3.5rem; height: 3.5rem; border-radius: .4rem;
-  object-fit: cover; background: #8882 }
-.tile { display: grid; place-items: center; font-size: .75rem; color: #777 }
-.name { flex: 1; min-width: 0; overflow-wrap: anywhere }
-.size { display: block }
-.get { flex: none; padding: .7rem 0 .7rem .7rem }
-label { display: block; margin: 1rem 0 .3rem }
-input { font: inherit; width: 100%; max-width: 24rem; padding: .6rem; margin-bottom: 1rem;
-  border: 1px solid #8888; border-radius: .5rem; display: block }
-.why { font-weight: 600 }
-"""
+_SHOWN_WHOLE = 20_000_000  # bytes of an image that there is no preview of
+_EXTENSION = re.compile(r"\.([A-Za-z0-9]{1,4})\Z")
 
 
 def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
@@ -77,11 +36,6 @@ def make_routes(verbs: Verbs, *, secure_cookies: bool) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     _add_bundle(router, verbs, secure_cookies=secure_cookies)
     _add_contents(router, verbs)
-
-    @router.get("/bundle.css")
-    async def style() -> Response:
-        return Response(_STYLE, media_type="text/css")
-
     return router
 
 
@@ -100,7 +54,28 @@ def _add_bundle(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> Non
             bundle, page = await in_thread(read)
         except e.UpwellError as error:
             return refusal_page(error, request)
-        return _page(bundle.name, _contents(bundle, page, offset))
+        return render.page(request, "bundle.html", _contents(bundle, page, offset))
+
+    @router.get("/b/{slug}/view/{file_id}")
+    async def file_page(
+        request: Request,
+        slug: str,
+        file_id: str,
+        at: Annotated[int, Query(ge=0, le=1 << 31)] = 0,
+    ) -> Response:
+        asker = await _visitor(verbs, request)
+
+        def read() -> dict[str, Any]:
+            bundle = verbs.bundles.open(slug, asker)
+            file = verbs.bundles.public_file(bundle, file_id)
+            near = verbs.bundles.public_files(bundle, max(0, at - 1), 3)
+            return _one(bundle, file, near, at)
+
+        try:
+            values = await in_thread(read)
+        except e.UpwellError as error:
+            return refusal_page(error, request)
+        return render.page(request, "file.html", values)
 
     @router.post("/b/{slug}")
     async def give_passcode(request: Request, slug: str) -> Response:
@@ -110,7 +85,7 @@ def _add_bundle(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> Non
             bundle = await in_thread(lambda: verbs.bundles.open(slug, asker))
         except e.UpwellError as error:
             return refusal_page(error, request)
-        path = f"/b/{bundle.slug}"
+        path = _path_of(bundle)
         answer = RedirectResponse(path, 303, headers={"Cache-Control": "no-store"})
         answer.set_cookie(
             PASSCODE_COOKIE,
@@ -200,117 +175,146 @@ def _address(request: Request) -> str:
 # what is on them
 
 
-def wants_page(request: Request) -> bool:
-    """Whether a person's browser asks, who is better told by a page."""
-    return request.method != "HEAD" and "text/html" in request.headers.get("accept", "")
+@dataclass(frozen=True, slots=True)
+class _Media:
+    """What shows or plays a file: an element, what it loads, and the room that it takes."""
+
+    tag: str
+    source: str
+    box: dict[str, int]
+    poster: str | None = None
 
 
-def refusal_page(error: e.UpwellError, request: Request) -> Response:
-    """A refusal as a page, which asks for the secret where one helps."""
-    why = html.escape(_SENTENCES.get(type(error), error.message))
-    body = f"<p class=why>{why}</p>{_asking_form(error, request)}"
-    answer = _page("Shared files", body, status_of(type(error)))
-    if error.retry_after is not None:
-        answer.headers["Retry-After"] = str(error.retry_after)
-    return answer
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A file as it is on a page. ``at``: how many come before it."""
+
+    path: str
+    file: CloudFile
+    at: int
+
+    @property
+    def name(self) -> str:
+        return self.file.name
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    @property
+    def encrypted(self) -> bool:
+        return self.file.encrypted
+
+    @property
+    def address(self) -> str:
+        return f"{self.path}/files/{self.file.id}"
+
+    @property
+    def view(self) -> str:
+        return f"{self.path}/view/{self.file.id}?at={self.at}"
+
+    @property
+    def save(self) -> str:
+        """Where it is downloaded; an encrypted one where its password is asked for."""
+        return self.view if self.encrypted else f"{self.address}?download=true"
+
+    @property
+    def thumbnail(self) -> str | None:
+        return self.file.blob.thumbnail_key and f"{self.address}?thumbnail=true"
+
+    @property
+    def preview(self) -> str | None:
+        return self.file.blob.preview_key and f"{self.address}?preview=true"
+
+    @property
+    def extension(self) -> str:
+        found = _EXTENSION.search(self.name)
+        return found[1] if found else ""
+
+    @property
+    def length(self) -> str | None:
+        seconds = self._facts.get("duration")
+        return None if seconds is None else render.length(seconds)
+
+    @property
+    def opens(self) -> bool:
+        """Whether a browser shows it by itself."""
+        return safe_type(self.file.mime_type) is not None
+
+    @property
+    def box(self) -> dict[str, int]:
+        """Its width and height, as far as they are known."""
+        video = self._facts.get("video") or {}
+        found = [(video or self._facts).get(side) for side in ("width", "height")]
+        if video.get("rotation") in (90, 270):
+            found.reverse()
+        named = zip(("width", "height"), found, strict=True)
+        return {side: pixels for side, pixels in named if pixels}
+
+    @property
+    def facts(self) -> list[str]:
+        pixels = " \N{MULTIPLICATION SIGN} ".join(map(str, self.box.values()))
+        told = (self.file.mime_type, pixels, self.length, render.size(self.size))
+        return [each for each in told if each]
+
+    @property
+    def media(self) -> _Media | None:
+        kind = (safe_type(self.file.mime_type) or "").partition("/")[0]
+        if kind in ("audio", "video"):
+            return _Media(kind, self.address, self.box, self.preview)
+        whole = kind == "image" and self.size <= _SHOWN_WHOLE
+        source = self.preview or (self.address if whole else None)
+        return _Media("img", source, self.box) if source else None
+
+    @property
+    def _facts(self) -> dict[str, Any]:
+        return self.file.blob.facts or {}
 
 
-def _asking_form(error: e.UpwellError, request: Request) -> str:
-    """For the passcode of the bundle, or for the password of the file that was asked for."""
-    path = request.url.path
-    bundle = _BUNDLE_PATH.match(path)
-    limited = isinstance(error, e.TooManyGuesses)
-    wants_passcode = isinstance(error, e.PasscodeRequired | e.PasscodeWrong)
-    if bundle and (wants_passcode or (limited and bundle[0] == path)):
-        return _secret_form(bundle[0], "passcode", "Passcode", "Open")
-    if limited or isinstance(error, e.PasswordRequired | e.PasswordWrong):
-        link = _LINK_PATH.match(path)
-        target = f"{link[0]}/open?{request.url.query}" if link else path
-        return _secret_form(target, "password", "Password", "Download")
-    return ""
+def _contents(bundle: Bundle, page: Page[CloudFile], offset: int) -> dict[str, Any]:
+    path = _path_of(bundle)
+    files = [_Shown(path, file, offset + n) for n, file in enumerate(page.items)]
+    following = offset + len(files)
+    more = bool(files) and following < page.total
+    return {
+        "title": bundle.name,
+        "bundle": bundle,
+        "page": page,
+        "files": files,
+        "all": _everything(path, files, page.total),
+        "pictures": 3 * sum(file.thumbnail is not None for file in files) >= len(files),
+        "sealed": any(file.encrypted for file in files),
+        "more": f"{path}?offset={following}" if more else None,
+    }
 
 
-def _secret_form(action: str, name: str, label: str, button: str) -> str:
-    return (
-        f'<form method=post action="{html.escape(action)}"><label for=secret>{label}</label>'
-        f"<input id=secret type=password name={name} required autofocus autocomplete=off>"
-        f"<button>{button}</button></form>"
-    )
+def _everything(path: str, files: list[_Shown], total: int) -> dict[str, str]:
+    """The button; how many bytes that are is known where all files are on one page."""
+    count = render.counted(total, "file")
+    whole = len(files) == total
+    amount = f"{count}, {render.size(sum(file.size for file in files))}" if whole else count
+    if total == 1 and whole and not files[0].encrypted:
+        return {"address": files[0].save, "label": "Download", "amount": amount}
+    return {"address": f"{path}/zip", "label": "Download all", "amount": amount}
 
 
-def _contents(bundle: Bundle, page: Page[CloudFile], offset: int) -> str:
-    path = f"/b/{bundle.slug}"
-    about = f"<p class=about>{_shown(bundle.description)}</p>" if bundle.description else ""
-    rows = "".join(_row(path, file) for file in page.items)
-    everything = (
-        f'<p><a class=button href="{path}/zip">Download all as one ZIP</a></p>'
-        if page.total
-        else ""
-    )
-    following = offset + len(page.items)
-    more = following < page.total and page.items
-    next_page = f'<p><a href="{path}?offset={following}">More files</a></p>' if more else ""
-    return f"{about}{_facts(bundle, page)}{everything}<ul>{rows}</ul>{next_page}"
+def _one(bundle: Bundle, file: CloudFile, near: Page[CloudFile], at: int) -> dict[str, Any]:
+    """A file, and its neighbours if ``near``, the files around ``at``, has it."""
+    path, first = _path_of(bundle), max(0, at - 1)
+    around = {each.id: _Shown(path, each, first + n) for n, each in enumerate(near.items)}
+    shown = around.get(file.id) or _Shown(path, file, at)
+    beside = {each.at: each for each in around.values()} if file.id in around else {}
+    return {
+        "title": file.name,
+        "bundle": bundle,
+        "back": path,
+        "file": shown,
+        "before": beside.get(shown.at - 1),
+        "after": beside.get(shown.at + 1),
+        "number": shown.at + 1,
+        "total": near.total,
+    }
 
 
-def _facts(bundle: Bundle, page: Page[CloudFile]) -> str:
-    count = f"{page.total:,} file{'' if page.total == 1 else 's'}"
-    facts = [count if page.total else "Nothing is in here yet."]
-    if page.items and len(page.items) == page.total:
-        facts.append(_size(sum(file.size for file in page.items)))
-    if bundle.expired_at is not None:
-        facts.append(f"until {bundle.expired_at:%Y-%m-%d %H:%M} UTC")
-    if any(file.encrypted for file in page.items):
-        facts.append("encrypted files need their password; the ZIP has them as age files")
-    return f"<p class=facts>{' · '.join(facts)}</p>"
-
-
-def _row(path: str, file: CloudFile) -> str:
-    address = html.escape(f"{path}/files/{file.id}")
-    locked = ", encrypted" if file.encrypted else ""
-    save = address if file.encrypted else f"{address}?download=true"
-    return (
-        f'<li>{_picture(address, file)}<span class=name><a href="{address}"><bdi>'
-        f"{_shown(file.name)}</bdi></a><span class=size>{_size(file.size)}{locked}</span></span>"
-        f'<a class=get href="{save}">Download</a></li>'
-    )
-
-
-def _picture(address: str, file: CloudFile) -> str:
-    if file.blob.thumbnail_key is not None:
-        return f'<img src="{address}?thumbnail=true" alt="" loading=lazy>'
-    found = _SHOWN_EXTENSION.search(file.name)
-    return f"<span class=tile aria-hidden=true>{found[1].upper() if found else ''}</span>"
-
-
-def _shown(text: str) -> str:
-    """A text of a stranger's as it can stand on a page."""
-    return html.escape(_UNSEEN.sub(_replaced, text))
-
-
-def _replaced(found: re.Match[str]) -> str:
-    return found[0] if found[0] in "\n\t" else "\N{REPLACEMENT CHARACTER}"
-
-
-def _size(count: int) -> str:
-    """Bytes for a person: ``12.3 MB``."""
-    if count < 1000:
-        return f"{count} bytes" if count != 1 else "1 byte"
-    size = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
-        size /= 1000
-        if size < 999.95:
-            return f"{size:.1f} {unit}"
-    return f"{size:,.0f} TB"
-
-
-def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
-    shown = _shown(title)
-    return HTMLResponse(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{shown}</title>"
-        '<meta name=viewport content="width=device-width, initial-scale=1">'
-        "<meta name=robots content=noindex><link rel=stylesheet href=/bundle.css>"
-        f"<h1><bdi>{shown}</bdi></h1>{body}</html>",
-        status,
-        headers=_HEADERS,
-    )
+def _path_of(bundle: Bundle) -> str:
+    return f"/b/{bundle.slug}"

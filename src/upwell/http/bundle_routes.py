@@ -9,7 +9,6 @@ from pydantic import AfterValidator
 
 from upwell import errors as e
 from upwell.core.files import Form
-from upwell.http.bundle_pages import refusal_page, wants_page
 from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
 from upwell.http.file_routes import (
@@ -24,6 +23,7 @@ from upwell.http.file_routes import (
 )
 from upwell.http.forms import form_field
 from upwell.http.guard import asker_of, call, in_thread
+from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import CloudFileOut
 from upwell.http.sharing_schemas import (
     BundleOut,

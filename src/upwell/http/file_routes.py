@@ -9,11 +9,11 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from upwell import errors as e
 from upwell.core.files import Form
-from upwell.http.bundle_pages import refusal_page, wants_page
 from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, described_headers, responses
 from upwell.http.forms import FORM_TYPE, form_field
 from upwell.http.guard import asker_of, call, in_thread
+from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
 from upwell.http.upload_routes import TOTAL, Offset, Take
 from upwell.model import FileOrder, FileQuery

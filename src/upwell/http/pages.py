@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,32 +12,25 @@ from starlette.staticfiles import StaticFiles
 
 from upwell.core.accounts import SESSION_LIFE
 from upwell.errors import UpwellError
-from upwell.http import built_page
+from upwell.http import built_page, render
 from upwell.http.guard import SESSION_COOKIE, in_thread, session_of
 
 if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
     from upwell.http.built_page import BuiltPage
 
-_CSP = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",  # with none, the Origin of our forms would be null
-    "Cache-Control": "no-store",
-}
 # Swagger UI sets style attributes; its script and styles are our own files.
 _DOCS_CSP = {
-    **_CSP,
+    **render.HEADERS,
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; style-src 'self' 'unsafe-inline'; base-uri 'none'; "
     "frame-ancestors 'none'",
 }
-_STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
-body { max-width: 46rem; margin: 3rem auto; padding: 0 1rem }
-code, pre { font: .9em ui-monospace, monospace }
-"""
+_NOT_BUILT = (
+    "This server runs, but its page was not built: run `make page` in its source folder and "
+    "start it again."
+)
+_MEANWHILE = "Meanwhile its API, described at /docs, and the command line work."
 _DOCS_INIT = """
 window.onload = () => SwaggerUIBundle({
   url: "/openapi.json", dom_id: "#swagger-ui", deepLinking: true,
@@ -54,7 +46,7 @@ def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRo
     async def home(request: Request) -> Response:
         if page.is_there():
             return page.index(request)
-        return _page("Upwell", _NOT_BUILT, status=503)
+        return render.message(request, "Upwell", _NOT_BUILT, hint=_MEANWHILE, status=503)
 
     @router.get("/login")
     async def login(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
@@ -65,7 +57,7 @@ def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRo
         except UpwellError as error:
             if "text/html" not in request.headers.get("accept", ""):
                 raise
-            return _page("Upwell", f"<p>{html.escape(error.message)}</p>", status=401)
+            return render.message(request, "Upwell", error.message, status=401)
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             SESSION_COOKIE,
@@ -77,10 +69,7 @@ def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRo
         )
         return answer
 
-    @router.get("/style.css")
-    async def style() -> Response:
-        return Response(_STYLE, media_type="text/css")
-
+    router.include_router(render.make_routes())
     router.include_router(built_page.make_routes(page))
     _add_docs(router)
     return router
@@ -103,19 +92,3 @@ def _add_docs(router: APIRouter) -> None:
 
     assets = Path(fastapi_offline.__file__).parent / "static"
     router.mount("/docs/assets", StaticFiles(directory=assets), name="docs-assets")
-
-
-_NOT_BUILT = """
-<p>This server runs, but its page was not built: run <code>make page</code> in its source folder
-and start it again. Meanwhile the <a href="/docs">API</a> and the command line work.</p>
-"""
-
-
-def _page(title: str, body: str, status: int = 200) -> HTMLResponse:
-    return HTMLResponse(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-        '<meta name=viewport content="width=device-width">'
-        f"<link rel=stylesheet href=/style.css><h1>{title}</h1>{body}</html>",
-        status,
-        headers=_CSP,
-    )

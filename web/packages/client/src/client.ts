@@ -2,6 +2,7 @@
 
 import { platform } from "#platform";
 
+import { UpwellError } from "./errors.ts";
 import { type Asked, Http } from "./http.ts";
 import type { Account, Quota, Usage } from "./model.ts";
 import { Bundles, Files, Links, Pools } from "./resources.ts";
@@ -11,6 +12,7 @@ import { discardTask, type Shared, type Source, Upload, type UploadOptions } fro
 
 const HASHED_AT_ONCE = 4;
 const SENT_AT_ONCE = 8;
+const STALL = 30_000;
 
 export interface ClientOptions {
   /** The server's address; the page's own origin when absent. */
@@ -23,6 +25,8 @@ export interface ClientOptions {
   connections?: number | undefined;
   /** Files that are sent at once; 8 by default. */
   uploads?: number | undefined;
+  /** Milliseconds without progress after which a body is sent again; 30 seconds by default. */
+  stall?: number | undefined;
 }
 
 /** A server, as one account sees it. Its uploads share connections. */
@@ -35,8 +39,8 @@ export class Client {
   readonly #shared: Shared;
 
   constructor(options: ClientOptions = {}) {
-    const { server = "", token, connections } = options;
-    this.#http = new Http(server, token, options.fetch);
+    const { token, connections } = options;
+    this.#http = new Http(addressOf(options.server), token, options.fetch);
     this.#shared = {
       http: this.#http,
       connections: new Connections(
@@ -45,6 +49,7 @@ export class Client {
       ),
       hashing: new Slots(HASHED_AT_ONCE),
       sending: new Slots(options.uploads ?? SENT_AT_ONCE),
+      stall: options.stall ?? STALL,
     };
     this.files = new Files(this.#http);
     this.bundles = new Bundles(this.#http);
@@ -82,4 +87,12 @@ export class Client {
   request<T>(method: string, path: string, asked: Asked = {}): Promise<T> {
     return this.#http.request(method, path, asked);
   }
+}
+
+function addressOf(server = ""): string {
+  if (server === "" && typeof location !== "undefined") return "";
+  const url = URL.canParse(server) ? new URL(server) : null;
+  if (url?.protocol === "http:" || url?.protocol === "https:") return server;
+  const example = 'new Client({ server: "https://files.example.org" })';
+  throw new UpwellError(`Give the address of the server, as in ${example}.`);
 }

@@ -1,36 +1,52 @@
-/** A time after which a request is given up. */
+/** Stopping what is under way. */
 
 import { ConnectionFailed } from "./errors.ts";
 
-/** Aborts `signal` with ConnectionFailed when its time is over, or with the caller's reason. */
-export class Deadline {
-  readonly #stop = new AbortController();
+/** A signal that is aborted by the caller's, or on its own. */
+export class Stop {
+  readonly #controller = new AbortController();
   readonly #caller: AbortSignal | undefined;
-  readonly #abort = () => this.#stop.abort(this.#caller?.reason);
+  readonly #follow = () => this.abort(this.#caller?.reason);
+
+  constructor(caller?: AbortSignal) {
+    this.#caller = caller;
+    if (caller?.aborted) this.#follow();
+    else caller?.addEventListener("abort", this.#follow);
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  abort(reason: unknown): void {
+    this.#controller.abort(reason);
+  }
+
+  /** What it was for is over. */
+  end(): void {
+    this.#caller?.removeEventListener("abort", this.#follow);
+  }
+}
+
+/** Aborts with ConnectionFailed when its time is over. */
+export class Deadline extends Stop {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** In so many milliseconds, or when the caller aborts. */
   constructor(time: number, caller?: AbortSignal) {
-    this.#caller = caller;
-    if (caller?.aborted) this.#abort();
-    else caller?.addEventListener("abort", this.#abort);
+    super(caller);
     this.set(time);
-  }
-
-  get signal(): AbortSignal {
-    return this.#stop.signal;
   }
 
   /** In so many milliseconds from now. */
   set(time: number): void {
     clearTimeout(this.#timer);
     const stalled = new ConnectionFailed("The server does not answer: the connection stalled.");
-    this.#timer = setTimeout(() => this.#stop.abort(stalled), time);
+    this.#timer = setTimeout(() => this.abort(stalled), time);
   }
 
-  /** The request is over. */
-  end(): void {
+  override end(): void {
     clearTimeout(this.#timer);
-    this.#caller?.removeEventListener("abort", this.#abort);
+    super.end();
   }
 }

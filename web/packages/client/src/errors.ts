@@ -10,7 +10,8 @@
  *     ├── TokenInvalid            this is not the token of an upload
  *     ├── Cancelled               the caller asked to stop
  *     └── FileUnreadable          the local file cannot be read or written
- *         └── FileChanged         it was modified or removed while it was being sent
+ *         ├── FileChanged         it was modified or removed while it was being sent
+ *         └── TargetExists        the download's target is already there
  */
 
 const RETRYABLE_STATUSES = new Set([408, 425, 429, 500, 502, 503, 504, 507]);
@@ -117,4 +118,10 @@ export class FileUnreadable extends UpwellError {
 export class FileChanged extends FileUnreadable {
   override readonly name = "FileChanged";
   override readonly code = "FILE_CHANGED";
+}
+
+/** The download's target is already there. */
+export class TargetExists extends FileUnreadable {
+  override readonly name = "TargetExists";
+  override readonly code = "TARGET_EXISTS";
 }

@@ -9,7 +9,7 @@ import type { Page } from "./model.ts";
 import type { Answer, Sending } from "./platform/platform.ts";
 
 /** Milliseconds in which an answer without a large body comes, or does not. */
-export const ANSWER_WITHIN = 120_000;
+const ANSWER_WITHIN = 120_000;
 
 export type Query = Record<string, string | number | boolean | null | undefined>;
 

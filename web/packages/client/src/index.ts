@@ -1,4 +1,5 @@
 export { Client, type ClientOptions } from "./client.ts";
+export type { DownloadOptions } from "./download.ts";
 export * from "./errors.ts";
 export type { Asked, Query } from "./http.ts";
 export type * from "./model.ts";

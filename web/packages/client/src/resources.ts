@@ -1,5 +1,6 @@
 /** Files, bundles, links and pools: one method a call. */
 
+import { type DownloadOptions, download } from "./download.ts";
 import type { Http } from "./http.ts";
 import type { Bundle, CloudFile, Link, Page, Pool } from "./model.ts";
 
@@ -31,7 +32,7 @@ export interface FileForm {
 export interface ReadOptions extends FileForm {
   /** Of an encrypted file. */
   password?: string | undefined;
-  /** The first byte and, when given, the last one. */
+  /** The first byte and, when given, the last one; `open` resolves to that part. */
   range?: readonly [number, number?] | undefined;
   signal?: AbortSignal | undefined;
 }
@@ -118,6 +119,14 @@ export class Files {
   /** Where a browser that is logged in finds the file. */
   url(id: string, form: FileForm = {}): string {
     return this.#http.url(pathOf(id), queryOf(form));
+  }
+
+  /**
+   * In Node: into a file at `path`, going on where an earlier run stopped, and verified. Rejects
+   * with an UpwellError.
+   */
+  download(id: string, path: string, options: DownloadOptions = {}): Promise<CloudFile> {
+    return download(this, id, path, options);
   }
 
   /** Its bytes as they come: read `body`, or `blob()`. Rejects with an UpwellError. */

@@ -62,6 +62,7 @@ const FIRST = 2;
 const WINDOW = 300; // milliseconds that a rate is measured over, at least
 const GAIN = 1.05; // a connection more is kept when the rate grows by that
 const REST = 8; // windows without another attempt to have more
+const TOGETHER = 1000; // milliseconds within which failures have one cause
 const OVERHEAD = 64 << 10; // bytes that a request counts for, besides its body
 
 /**
@@ -70,16 +71,20 @@ const OVERHEAD = 64 << 10; // bytes that a request counts for, besides its body
  */
 export class Connections {
   readonly slots: Slots;
-  readonly #most: number;
+  /** How many there can be. */
+  readonly most: number;
+  readonly #fixed: boolean;
   #began = performance.now();
   #moved = 0;
   #requests = 0;
   #before = 0; // the rate with one connection less
   #resting = 0;
+  #failed = Number.NEGATIVE_INFINITY;
 
   /** At most `most` of them; always that many when `fixed`. */
   constructor(most: number, fixed = false) {
-    this.#most = fixed ? 0 : most;
+    this.most = most;
+    this.#fixed = fixed;
     this.slots = new Slots(fixed ? most : Math.min(FIRST, most));
   }
 
@@ -89,13 +94,16 @@ export class Connections {
     this.#requests += 1;
     const elapsed = performance.now() - this.#began;
     if (elapsed < WINDOW || this.#requests < 2 * this.slots.limit) return;
-    if (this.slots.contended) this.#judge(this.#moved / elapsed);
+    if (!this.#fixed && this.slots.contended) this.#judge(this.#moved / elapsed);
     this.#measureAnew();
   }
 
   /** A connection broke or stalled, or the server has too much to do. */
   failed(): void {
-    if (this.#most > 0) this.slots.limit = Math.max(1, this.slots.limit >> 1);
+    const now = performance.now();
+    if (now - this.#failed < TOGETHER) return;
+    this.#failed = now;
+    if (!this.#fixed) this.slots.limit = Math.max(1, this.slots.limit >> 1);
     this.#before = 0;
     this.#resting = REST;
     this.#measureAnew();
@@ -105,7 +113,7 @@ export class Connections {
     if (this.#resting > 0) {
       this.#resting -= 1;
       this.#before = 0;
-    } else if (rate > this.#before * GAIN && this.slots.limit < this.#most) {
+    } else if (rate > this.#before * GAIN && this.slots.limit < this.most) {
       this.#before = rate;
       this.slots.limit += 1;
     } else if (rate <= this.#before * GAIN && this.slots.limit > 1 && this.#before > 0) {

@@ -1,9 +1,16 @@
 /** Sending a file: hashed first, resumed where an earlier attempt stopped, verified. */
 
 import { platform } from "#platform";
-import { Deadline } from "./deadline.ts";
-import { ApiError, Cancelled, ConnectionFailed, ContentMismatch, UpwellError } from "./errors.ts";
-import { ANSWER_WITHIN, type Http } from "./http.ts";
+import { Deadline, Stop } from "./deadline.ts";
+import {
+  ApiError,
+  Cancelled,
+  ConnectionFailed,
+  ContentMismatch,
+  FileChanged,
+  UpwellError,
+} from "./errors.ts";
+import type { Http } from "./http.ts";
 import type { CloudFile, TaskChunks } from "./model.ts";
 import { Retry, type Wait } from "./retry.ts";
 import { read } from "./slices.ts";
@@ -13,8 +20,10 @@ import { type Remembered, rememberedOf, tokenOf } from "./token.ts";
 const CHUNK_SIZE = 5 << 20;
 /** Bytes up to which one request is quicker than asking first whether the server has the file. */
 const DIRECT_SIZE = 1 << 20;
-const STALL = 30_000; // milliseconds without progress after which a chunk is sent again
+const ANSWER = 4; // times as long may the answer take, once the body is out of our hands
 const SLOWEST = 16; // bytes a millisecond that a body makes at least, where nobody can watch it
+// The server takes smaller ones only, or the body was damaged.
+const NOT_DIRECTLY = new Set(["BODY_TOO_LARGE", "HASH_MISMATCH", "FORM_INVALID"]);
 const MOST_ROUNDS = 5;
 const MOST_TASKS = 3;
 
@@ -75,7 +84,7 @@ export interface Shared {
   /** Files that are sent. */
   readonly sending: Slots;
   /** Milliseconds without progress after which a chunk is sent again. */
-  readonly stall?: number | undefined;
+  readonly stall: number;
 }
 
 /** What create answers. */
@@ -100,6 +109,8 @@ export class Upload {
   #running: Promise<void> = Promise.resolve();
   #remembered: Remembered | null = null;
   #task: string | null = null;
+  #digest: Promise<string> | null = null; // found out once, whatever pauses there are
+  readonly #gone = new AbortController(); // aborted by cancel alone
 
   /** Begins at once. */
   constructor(shared: Shared, source: Source, options: UploadOptions) {
@@ -150,6 +161,7 @@ export class Upload {
     const reason = new Cancelled("The upload was cancelled.");
     this.#state = "ended";
     this.#run.abort(reason);
+    this.#gone.abort(reason);
     this.#reject(reason);
     await this.#running; // a task that is just being created is known then
     await this.#abandon();
@@ -177,7 +189,19 @@ export class Upload {
 
   async #upload(signal: AbortSignal): Promise<Uploaded> {
     const file = await this.#open();
-    const known = await this.#know(file, signal);
+    for (let tries = 1; ; tries += 1) {
+      const known = await this.#know(file, signal);
+      try {
+        return await this.#send(file, known, signal);
+      } catch (error) {
+        const again = error instanceof Outdated || isLost(error);
+        if (!again || tries >= MOST_TASKS) throw error;
+        await this.#abandon();
+      }
+    }
+  }
+
+  async #send(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
     const leave = await this.#shared.sending.take(signal);
     try {
       this.#enter("sending");
@@ -186,7 +210,7 @@ export class Upload {
         const stored = await this.#direct(file, known, signal);
         if (stored) return { file: stored, existing: false };
       }
-      return await this.#byTasks(file, known, signal);
+      return await this.#byTask(file, known, signal);
     } finally {
       leave();
     }
@@ -203,7 +227,10 @@ export class Upload {
     const looks = looksOf(file);
     this.#remembered ??= this.#recall(looks);
     if (this.#remembered) return this.#remembered;
-    return this.#remember({ ...looks, digest: await this.#hash(file, signal), task: null });
+    this.#enter("hashing");
+    this.#digest ??= this.#hash(file, this.#gone.signal);
+    const digest = await unless(signal, this.#digest);
+    return this.#remember({ ...looks, digest, task: null });
   }
 
   /** What the token says, when it still is about this very file. */
@@ -226,7 +253,6 @@ export class Upload {
   async #hash(file: Blob, signal: AbortSignal): Promise<string> {
     const leave = await this.#shared.hashing.take(signal);
     try {
-      this.#enter("hashing");
       const onHashed = (bytes: number) => this.#tell("hashing", bytes, file.size);
       return await platform.sha256(file, { signal, onHashed });
     } finally {
@@ -236,7 +262,7 @@ export class Upload {
 
   // One request
 
-  /** The stored file; `null` when the server takes only smaller ones this way. */
+  /** The stored file; `null` when it has to go by a task. */
   async #direct(file: Blob, known: Remembered, signal: AbortSignal): Promise<CloudFile | null> {
     const form = new FormData();
     for (const [name, value] of Object.entries(this.#asked(file, known))) {
@@ -249,23 +275,12 @@ export class Upload {
       const send = () => this.#body<CloudFile>("POST", path, form, file, 0, onSent, signal);
       return this.#verified(await this.#retry.call(send, signal), known);
     } catch (error) {
-      if (error instanceof ApiError && error.code === "BODY_TOO_LARGE") return null;
+      if (error instanceof ApiError && NOT_DIRECTLY.has(error.code)) return null;
       throw error;
     }
   }
 
   // By a task
-
-  async #byTasks(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
-    for (let tries = 1; ; tries += 1) {
-      try {
-        return await this.#byTask(file, known, signal);
-      } catch (error) {
-        if (!isLost(error) || tries >= MOST_TASKS) throw error;
-        await this.#abandon();
-      }
-    }
-  }
 
   async #byTask(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
     const created = await this.#create(file, known, signal);
@@ -277,12 +292,12 @@ export class Upload {
       this.#remember({ ...known, task: created.task_id });
     }
     const task = await this.#retry.call(() => this.#chunks(created.task_id, signal), signal);
-    const sender = new Sender(file, task, signal, {
-      put: (index, body, onSent) => this.#chunk(task, index, body, file, onSent, signal),
+    const sender = new Sender(file, task, this.#shared.connections.most, signal, {
+      put: (index, body, onSent, stop) => this.#chunk(task, index, body, file, onSent, stop),
       moved: (bytes) => this.#tell("sending", bytes, file.size),
     });
     await sender.send(task.missing_chunks);
-    return { file: await this.#complete(sender, task, known, signal), existing: false };
+    return { file: await this.#complete(sender, task, file, known, signal), existing: false };
   }
 
   async #create(file: Blob, known: Remembered, signal: AbortSignal): Promise<Created> {
@@ -334,6 +349,7 @@ export class Upload {
   async #complete(
     sender: Sender,
     task: TaskChunks,
+    file: Blob,
     known: Remembered,
     signal: AbortSignal,
   ): Promise<CloudFile> {
@@ -347,15 +363,34 @@ export class Upload {
         return this.#verified(await this.#retry.call(ask, signal), known);
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
-        if (error.code === "HASH_MISMATCH" && resent) break;
-        if (error.code !== "HASH_MISMATCH" && error.code !== "CHUNKS_MISSING") throw error;
-        resent ||= error.code === "HASH_MISMATCH";
+        if (error.code === "HASH_MISMATCH") {
+          if (resent) break;
+          await this.#requireUnchanged(file, known, signal);
+          resent = true;
+        } else if (error.code !== "CHUNKS_MISSING") throw error;
         this.#enter("sending");
         await sender.again(await this.#lacking(task, error, signal));
       }
     }
     await this.#abandon();
     throw new ContentMismatch("What the server receives keeps differing from the file; gave up.");
+  }
+
+  /**
+   * Make sure that the damage was not done here. Rejects with FileChanged, or with Outdated when
+   * it was the token that knew another content.
+   */
+  async #requireUnchanged(file: Blob, known: Remembered, signal: AbortSignal): Promise<void> {
+    this.#enter("hashing");
+    const digest = await this.#hash(file, signal);
+    if (digest === known.digest) return;
+    if (this.#digest === null) {
+      this.#digest = Promise.resolve(digest);
+      this.#remembered = { ...known, digest, task: null };
+      throw new Outdated();
+    }
+    await this.#abandon();
+    throw new FileChanged("The file was changed while it was being sent; upload it again.");
   }
 
   /** The chunks that a refusal to complete is about. */
@@ -382,13 +417,13 @@ export class Upload {
     onSent: (bytes: number) => void,
     signal: AbortSignal,
   ): Promise<T> {
-    const { connections, http, stall = STALL } = this.#shared;
+    const { connections, http, stall } = this.#shared;
     const size = body instanceof Blob ? body.size : file.size;
     const giveBack = await connections.slots.take(signal);
     // Where nobody watches a body, all of it has to be over in a time that its size allows.
     const deadline = new Deadline(http.watchesBodies ? stall : stall + size / SLOWEST, signal);
     const sent = (bytes: number) => {
-      deadline.set(bytes < size ? stall : Math.max(stall, ANSWER_WITHIN));
+      deadline.set(bytes < size ? stall : ANSWER * stall);
       onSent(bytes);
     };
     try {
@@ -426,6 +461,23 @@ export class Upload {
   }
 }
 
+/** What `work` resolves to, unless the signal is aborted first; it goes on then. */
+async function unless<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  const stop = new Stop(signal);
+  const stopped = new Promise<never>((_, reject) => {
+    stop.signal.addEventListener("abort", () => reject(signal.reason));
+  });
+  try {
+    signal.throwIfAborted();
+    return await Promise.race([work, stopped]);
+  } finally {
+    stop.end();
+  }
+}
+
+/** The token's digest is not the file's. */
+class Outdated extends Error {}
+
 type Looks = Pick<Remembered, "name" | "size" | "modified">;
 
 function looksOf(file: Blob): Looks {
@@ -452,7 +504,12 @@ function isLost(error: unknown): boolean {
 
 /** How a sender reaches the world. */
 interface Ways {
-  put(index: number, body: Blob, onSent: (bytes: number) => void): Promise<void>;
+  put(
+    index: number,
+    body: Blob,
+    onSent: (bytes: number) => void,
+    signal: AbortSignal,
+  ): Promise<void>;
   moved(bytes: number): void;
 }
 
@@ -462,10 +519,12 @@ class Sender {
   readonly #task: TaskChunks;
   readonly #signal: AbortSignal;
   readonly #ways: Ways;
+  readonly #workers: number;
   readonly #sent = new Map<number, number>(); // bytes of chunks on their way
   #there: number;
 
-  constructor(file: Blob, task: TaskChunks, signal: AbortSignal, ways: Ways) {
+  constructor(file: Blob, task: TaskChunks, workers: number, signal: AbortSignal, ways: Ways) {
+    this.#workers = workers;
     this.#file = file;
     this.#task = task;
     this.#signal = signal;
@@ -485,25 +544,30 @@ class Sender {
 
   /** Send these chunks; the first failure stops the others. */
   async send(chunks: number[]): Promise<void> {
+    const stop = new Stop(this.#signal);
     const left = [...chunks].reverse();
     const work = async () => {
       for (let index = left.pop(); index !== undefined; index = left.pop()) {
-        this.#signal.throwIfAborted();
-        await this.#send(index);
+        await this.#send(index, stop.signal);
       }
     };
-    const workers = Math.min(platform.maxConnections, chunks.length);
+    const workers = Array.from({ length: Math.min(this.#workers, chunks.length) }, work);
     try {
-      await Promise.all(Array.from({ length: workers }, work));
+      await Promise.all(workers);
+    } catch (error) {
+      stop.abort(error);
+      await Promise.allSettled(workers);
+      throw error;
     } finally {
-      left.length = 0;
+      stop.end();
     }
   }
 
-  async #send(index: number): Promise<void> {
+  async #send(index: number, signal: AbortSignal): Promise<void> {
     const at = index * this.#task.chunk_size;
     const body = this.#file.slice(at, at + this.#size(index));
-    await this.#ways.put(index, body, (bytes) => this.#moved(index, Math.min(bytes, body.size)));
+    const onSent = (bytes: number) => this.#moved(index, Math.min(bytes, body.size));
+    await this.#ways.put(index, body, onSent, signal);
     this.#sent.delete(index);
     this.#there += body.size;
     this.#tell();

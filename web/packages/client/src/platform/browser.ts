@@ -19,6 +19,11 @@ export const platform: Platform = {
   async open(path) {
     throw new FileUnreadable(`A browser cannot open ${path}; pass a File or a Blob.`);
   },
+  async target(path) {
+    throw new FileUnreadable(
+      `A browser cannot write to ${path}; open files.url(id), or read files.open(id).`,
+    );
+  },
   online,
 };
 

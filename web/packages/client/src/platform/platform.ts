@@ -35,6 +35,22 @@ export interface Platform {
   sha256(blob: Blob, hashing: Hashing): Promise<string>;
   /** The file at a path of this machine. Rejects with FileUnreadable. */
   open(path: string): Promise<File>;
+  /** Where a download goes to. Rejects with TargetExists, or FileUnreadable. */
+  target(path: string, id: string, overwrite: boolean): Promise<Target>;
   /** Resolves once the machine may have a network, and tells whether that took a while. */
   online(signal: AbortSignal): Promise<boolean>;
+}
+
+/** A file that is being downloaded, beside the place where it is going to be. */
+export interface Target {
+  /** Bytes that are there, perhaps from an earlier run. */
+  readonly size: number;
+  append(data: Uint8Array): Promise<void>;
+  /** The digest in hex of what is there. */
+  digest(algorithm: string): Promise<string>;
+  /** Put it in its place, durably. */
+  publish(): Promise<void>;
+  discard(): Promise<void>;
+  /** Leave what is there for another run. */
+  close(): Promise<void>;
 }
