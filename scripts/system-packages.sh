@@ -10,6 +10,7 @@ need age age
 need openssl openssl
 need nginx nginx-light
 need caddy caddy
+need chromium chromium
 [ ${#wanted[@]} = 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "The tests need these Debian packages: ${wanted[*]}" >&2

@@ -346,12 +346,14 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self) -> Server:
+    def start(self, port: int = 0) -> Server:
+        """On a port that the system chooses, or where its clients look for it."""
         assert self.process is None
         if self._config is not None:
             self.data.mkdir(parents=True, exist_ok=True)
             (self.data / "upwell.toml").write_text(self._config)
-        serve = ["serve", "--data", str(self.data), "--port", "0", "--workers", str(self._workers)]
+        serve = ["serve", "--data", str(self.data), "--port", str(port)]
+        serve += ["--workers", str(self._workers)]
         wrapped = self._point or self._constants
         program = [sys.executable, WRAPPER] if wrapped else [UPWELL]
         began = len(self.log())

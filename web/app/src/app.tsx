@@ -1,0 +1,173 @@
+import type { ComponentType } from "preact";
+import { useEffect, useState } from "preact/hooks";
+import { bytes } from "./format.ts";
+import { loadBundles } from "./state/bundles.ts";
+import { loadPools, look, quota, refreshQuota } from "./state/files.ts";
+import { follow } from "./state/live.ts";
+import { type Route, route } from "./state/route.ts";
+import { logOut, openSession, reachable, session, watchConnection } from "./state/session.ts";
+import { attempt } from "./state/toasts.ts";
+import { loadTasks } from "./state/waiting.ts";
+import { useStore } from "./store.ts";
+import { Bar, Button, IconButton } from "./ui/basics.tsx";
+import { dialogs } from "./ui/dialog.tsx";
+import { Icon, Mark } from "./ui/icons.tsx";
+import { Announcer, Messages } from "./ui/toasts.tsx";
+import { Bundles, BundleView } from "./views/bundles.tsx";
+import { Files } from "./views/files.tsx";
+import { Welcome } from "./views/welcome.tsx";
+
+export function App() {
+  const status = useStore(session, ({ status }) => status);
+  useEffect(() => {
+    watchConnection();
+    void openSession();
+  }, []);
+  if (status === "out") return <Welcome />;
+  if (status === "unknown") return <Opening />;
+  return <Home />;
+}
+
+function Opening() {
+  const here = useStore(reachable);
+  return (
+    <main class="opening" id="main" aria-busy="true">
+      <Mark />
+      <p role="status">{here ? "" : "The server does not answer yet; trying again…"}</p>
+    </main>
+  );
+}
+
+function Home() {
+  const where = useStore(route);
+  const covered = useStore(dialogs, (open) => open > 0);
+  useEffect(() => {
+    void loadPools();
+    void loadBundles();
+    void refreshQuota();
+    void loadTasks();
+    follow();
+  }, []);
+  const bundleId = where.view === "bundle" ? where.id : null;
+  useEffect(() => {
+    if (where.view !== "bundles") look({ bundleId, search: "" });
+  }, [where.view, bundleId]);
+  return (
+    <>
+      <button type="button" class="skip" onClick={skip}>
+        Skip to the files
+      </button>
+      <Header where={where} />
+      <Notices />
+      <main id="main" tabIndex={-1}>
+        <div hidden={where.view === "bundles"}>
+          <UploadPart />
+        </div>
+        {where.view === "files" && <Files title="Files" />}
+        {where.view === "bundles" && <Bundles />}
+        {where.view === "bundle" && <BundleView key={where.id} id={where.id} />}
+      </main>
+      {!covered && <Messages />}
+      <Announcer />
+    </>
+  );
+}
+
+function skip(): void {
+  document.querySelector<HTMLElement>(".files input, .bundles button, .bundles a")?.focus();
+}
+
+function Header({ where }: { where: Route }) {
+  const account = useStore(session, (value) => value.account);
+  const current = (view: boolean) => (view ? "page" : undefined);
+  return (
+    <header class="top">
+      <h1>
+        <a href="#/">
+          <Mark />
+          Upwell
+        </a>
+      </h1>
+      <nav aria-label="Main">
+        <a href="#/" aria-current={current(where.view === "files")}>
+          Files
+        </a>
+        <a href="#/bundles" aria-current={current(where.view !== "files")}>
+          Bundles
+        </a>
+      </nav>
+      <Usage />
+      <IconButton
+        icon="logout"
+        label={`Log out${account ? ` (${account.name})` : ""}`}
+        onClick={() => void attempt(logOut)}
+      />
+    </header>
+  );
+}
+
+function Usage() {
+  const held = useStore(quota);
+  if (!held) return <div class="usage" />;
+  const share = held.quota ? held.used / held.quota : null;
+  return (
+    <div class="usage">
+      <p class="facts">
+        {bytes(held.used)} {held.quota === null ? "used" : `of ${bytes(held.quota)}`}
+      </p>
+      {share !== null && (
+        <Bar share={share} label="Space used" tone={share > 0.9 ? "full" : "accent"} />
+      )}
+    </div>
+  );
+}
+
+/** What is wrong with everything at once. */
+function Notices() {
+  const here = useStore(reachable);
+  const lost = useStore(session, ({ status }) => status === "lost");
+  return (
+    <div role="status">
+      {!here && (
+        <p class="notice">
+          <Icon name="warning" />
+          No connection to the server. Uploads go on by themselves when it is back.
+        </p>
+      )}
+      {lost && (
+        <p class="notice">
+          <Icon name="warning" />
+          <span>
+            You are logged out. Open a new login link in this browser (<code>upwell login</code>{" "}
+            prints one), then go on here: nothing is lost.
+          </span>
+          <Button onClick={() => void openSession()}>Go on</Button>
+        </p>
+      )}
+    </div>
+  );
+}
+
+/** Uppy and what belongs to it come after the list is there. */
+function UploadPart() {
+  const [Part, setPart] = useState<ComponentType | null>(null);
+  const [failed, setFailed] = useState(false);
+  useEffect(() => {
+    import("./views/upload.tsx").then(
+      (module) => setPart(() => module.default),
+      () => setFailed(true),
+    );
+  }, []);
+  if (Part) return <Part />;
+  return (
+    <div class="card drop-card loading">
+      <div class="drop-area">
+        {failed && (
+          <Button icon="retry" onClick={() => location.reload()}>
+            Uploading could not be loaded. Reload
+          </Button>
+        )}
+      </div>
+    </div>
+  );
+}
