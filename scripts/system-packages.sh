@@ -11,6 +11,7 @@ need openssl openssl
 need nginx nginx-light
 need caddy caddy
 need chromium chromium
+[ -e /usr/share/fonts/truetype/dejavu ] || wanted+=(fonts-dejavu-core)
 [ ${#wanted[@]} = 0 ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "The tests need these Debian packages: ${wanted[*]}" >&2
