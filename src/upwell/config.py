@@ -8,6 +8,7 @@ defaults below.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,17 @@ from pydantic import (
     ValidationError,
 )
 
-_ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url", "trusted_proxies")
+_ENVIRONMENT = (
+    "data",
+    "host",
+    "port",
+    "workers",
+    "log_format",
+    "public_url",
+    "trusted_proxies",
+    "cors_origins",
+)
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?")
 
 
 class SettingsError(Exception):
@@ -38,6 +49,14 @@ def _listed(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()]
 
 
+def _origin(value: str) -> str:
+    """An origin as browsers send it (RFC 6454 §6.2): no path, no slash at the end."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        message = "write an origin as https://app.example or https://app.example:8443, or *"
+        raise ValueError(message)
+    return value.lower()
+
+
 class Settings(BaseModel):
     """Everything an operator can set. Sizes take units (``5MiB``), times are seconds."""
 
@@ -49,6 +68,9 @@ class Settings(BaseModel):
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     public_url: Annotated[str, AfterValidator(lambda url: url.rstrip("/"))] | None = None
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)
+    ] = ()
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     task_idle: timedelta = timedelta(days=7)
     direct_max_size: ByteSize = ByteSize(16 << 20)
