@@ -116,6 +116,19 @@ describe("a file", () => {
       expect(new Date(file.expired_at ?? 0)).toEqual(expiresAt);
     }
   });
+
+  test("that the account holds under another digest is there too", async () => {
+    const content = random(5);
+    const form = new FormData();
+    form.append("hash", createHash("md5").update(content).digest("hex"));
+    form.append("file", new Blob([content]), "md5.bin");
+    const headers = { Authorization: `Bearer ${server.token}` };
+    const url = `${server.url}/api/files/upload/direct`;
+    expect((await fetch(url, { method: "POST", headers, body: form })).status).toBe(200);
+    const { file } = await upload(content, { name: "md5.bin", type: "application/octet-stream" })
+      .done;
+    expect(file.size).toBe(5);
+  });
 });
 
 describe("over a bad network", () => {
