@@ -412,4 +412,6 @@ test("what is no token is refused", async () => {
   await expect(upload(random(10), { token: "x" }).done).rejects.toMatchObject({
     code: "UPLOAD_TOKEN_INVALID",
   });
+  const elsewhere = btoa(JSON.stringify([1, "f", 1, 1, "0".repeat(64), "../0123"]));
+  await expect(client.discard(elsewhere)).rejects.toMatchObject({ code: "UPLOAD_TOKEN_INVALID" });
 });
