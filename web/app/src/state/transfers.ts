@@ -37,6 +37,8 @@ export interface Total {
   failed: number;
   paused: number;
   active: number;
+  /** Done without sending anything. */
+  existing: number;
   bytes: number;
   size: number;
   rate: number;
@@ -122,6 +124,7 @@ export function totalOf(all: readonly Transfer[]): Total {
     failed,
     paused,
     active: all.length - done - failed - paused,
+    existing: all.filter((each) => each.existing).length,
     bytes,
     size,
     rate,
