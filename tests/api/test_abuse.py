@@ -125,7 +125,8 @@ def test_bodies_that_are_no_object(
 
 
 GOOD: dict[str, Any] = {
-    "bundle_id": SECOND_POOL, "file_ids": [], "file_name": "a", "file_size": 1, "name": "a",
+    "bundle_id": SECOND_POOL, "description": "a", "file_ids": [], "file_name": "a",
+    "file_size": 1, "name": "a",
     "pool_id": SECOND_POOL, "sensitive_marks": [], "url": "https://hooks.example/", "user_meta": {},
 }  # fmt: skip
 # No field takes any of these.

@@ -143,7 +143,7 @@ def test_a_person_is_asked_again_on_a_page(live: Api, path: str) -> None:
     assert page.status_code == 403
     assert page.headers["content-type"].startswith("text/html")
     assert f'action="{path}/open"' in page.text
-    assert "name=password" in page.text
+    assert 'name="password"' in page.text
 
 
 def test_the_form_is_for_our_own_pages(live: Api, stranger: Api, path: str) -> None:

@@ -232,6 +232,17 @@ def test_rename(api: Api, path: str) -> None:
         refused(api.patch(f"{path}/name", json={"name": bad}), 400, "VALIDATION_FAILED")
 
 
+def test_description(api: Api, path: str) -> None:
+    for text in ("A day at the sea.\nAnd a night.", "ü" * 4096):
+        changed = api.put(f"{path}/description", json={"description": text}).json()
+        assert changed["description"] == text
+        assert api.get(f"{path}/info").json() == changed
+    for bad in (None, 7, "a\0", "a" * 4097):
+        answer = api.put(f"{path}/description", json={"description": bad})
+        refused(answer, 400, "VALIDATION_FAILED")
+    assert api.put(f"{path}/description", json={"description": ""}).json()["description"] is None
+
+
 def test_meta(api: Api, path: str) -> None:
     meta = {"a": {"b": [1, 2.5, None, True, "\U0001f600"]}, "null": None, "": ""}
     assert api.put(f"{path}/meta", json={"userMeta": meta}).json()["user_meta"] == meta

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import statistics
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 import pytest
 
-from tests.api.world import Api, described, refused, unique
+from tests.api.world import Api, described, refused, same_time, unique
 from upwell.core.ports import Catalog
 from upwell.model import Scope
 
@@ -31,6 +30,7 @@ FILE_CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/api/files/{id}?download=true", None),
     ("GET", "/api/files/{id}/info", None),
     ("PATCH", "/api/files/{id}/name", {"name": "x"}),
+    ("PUT", "/api/files/{id}/description", {"description": "x"}),
     ("PUT", "/api/files/{id}/meta", {"user_meta": {}}),
     ("PUT", "/api/files/{id}/marks", {"sensitive_marks": []}),
     ("DELETE", "/api/files/{id}", None),
@@ -141,18 +141,9 @@ def test_anothers_content_is_not_told_by_the_queries(
 
 @pytest.mark.slow
 def test_a_strangers_id_takes_the_same_time(owned: tuple[str, str], stranger: Api) -> None:
-    """Interleaved, so that the machine's mood hits both; medians, so that outliers do not
-    count. The tolerance is a tenth, and more than the noise between two halves of one kind."""
-    times: dict[str, list[float]] = {owned[0]: [], UNKNOWN: []}
-    for _ in range(1500):
-        for identifier, taken in times.items():
-            began = time.perf_counter()
-            stranger.get(f"/api/files/{identifier}/info")
-            taken.append(time.perf_counter() - began)
-    foreign, unknown = times.values()
-    noise = abs(statistics.median(unknown[::2]) - statistics.median(unknown[1::2]))
-    apart = abs(statistics.median(foreign) - statistics.median(unknown))
-    assert apart <= 0.1 * statistics.median(unknown) + 2 * noise
+    assert same_time(
+        lambda each: stranger.get(f"/api/files/{each}/info"), [UNKNOWN, owned[0]], 1500
+    )
 
 
 @pytest.mark.parametrize("call", READS + WRITES)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import statistics
-import time
 import zipfile
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,7 +17,7 @@ import pytest
 import structlog
 
 from tests.api.test_privacy import _asked, comparable
-from tests.api.world import Api, LoopTransport, refused, unique
+from tests.api.world import Api, LoopTransport, refused, same_time, unique
 from tests.harness import Server, Wire, eventually, servers
 from upwell.app import asgi, build
 from upwell.config import Settings
@@ -345,19 +343,8 @@ def test_private_and_unknown_look_the_same(
 
 @pytest.mark.slow
 def test_private_and_unknown_take_the_same_time(live: Api, anonymous: Api) -> None:
-    """As test_privacy does for the owner's calls."""
     ids = [prepared(live, state)["id"] for state in ("private", "behind a passcode")]
-    times: dict[str, list[float]] = {each: [] for each in (UNKNOWN, *ids)}
-    for _ in range(1000):
-        for file_id, taken in times.items():
-            began = time.perf_counter()
-            anonymous.get(f"/api/files/{file_id}")
-            taken.append(time.perf_counter() - began)
-    unknown = times.pop(UNKNOWN)
-    noise = abs(statistics.median(unknown[::2]) - statistics.median(unknown[1::2]))
-    for taken in times.values():
-        apart = abs(statistics.median(taken) - statistics.median(unknown))
-        assert apart <= 0.1 * statistics.median(unknown) + 2 * noise
+    assert same_time(lambda each: anonymous.get(f"/api/files/{each}"), [UNKNOWN, *ids], 1000)
 
 
 def test_a_file_changes_hands_with_its_bundle(live: Api, anonymous: Api) -> None:
@@ -738,7 +725,7 @@ def test_a_download_that_breaks_off_is_not_paid_in_full(live: Api, anonymous: Ap
     assert left(live, link) == 0
     refused(anonymous.get(link["url"]), 404, "LINK_NOT_FOUND")
     wire.reset()
-    eventually(lambda: left(live, link) > 0, 20, "what was not sent is given back")
+    eventually(lambda: left(live, link) > 0, 60, "what was not sent is given back")
     again = left(live, link)
     assert again < size
     part = anonymous.get(link["url"], headers={"Range": f"bytes={size - again}-"})
@@ -752,7 +739,7 @@ def test_a_download_of_which_nothing_is_taken_is_given_up(
     monkeypatch.setattr(downloads, "STALL", 0.2)
     link = link_to(live, live.store(unique(24 << 20))["id"], max_downloads=1)
     with _begun(live, link["url"]):
-        eventually(lambda: left(live, link) > 0, 20, "it is given up")
+        eventually(lambda: left(live, link) > 0, 60, "it is given up")
 
 
 def test_a_link_to_an_encrypted_file(live: Api, anonymous: Api) -> None:

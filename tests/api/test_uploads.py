@@ -598,7 +598,7 @@ def _events(live: Api, task: str) -> list[tuple[str, Any]]:
     """Every event of an upload's progress, until the server ends the stream."""
     found: list[tuple[str, Any]] = []
     path = f"/api/files/upload/progress/{task}"
-    with live.stream("GET", path, headers={"Accept": "text/event-stream"}, timeout=10) as answer:
+    with live.stream("GET", path, headers={"Accept": "text/event-stream"}, timeout=30) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         assert answer.headers["cache-control"] == "no-store"
         name = ""
@@ -624,7 +624,7 @@ def test_progress_is_live_and_ends_with_the_upload(live: Api, end: str) -> None:
         live.post(f"/api/files/upload/complete/{task}")
     else:
         live.delete(f"/api/files/upload/{task}")
-    watcher.join(5)
+    watcher.join(30)
     assert not watcher.is_alive()
     assert {name for name, _ in found} == {"progress"}
     counts = [figures["chunks_uploaded"] for _, figures in found]

@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import os
 import re
+import statistics
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,7 +24,7 @@ from upwell.http.server import UpwellProtocol
 from upwell.model import Policy, Pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from starlette.types import ASGIApp
@@ -215,6 +217,32 @@ def described(content: bytes) -> dict[str, Any]:
         "file_size": len(content),
         "content_type": "text/plain",
     }
+
+
+def same_time(act: Callable[[str], object], subjects: Sequence[str], rounds: int) -> bool:
+    """Whether the act takes as long for the others as for the first of them.
+
+    Interleaved, so that the machine's mood hits all; medians, so that outliers do not count. The
+    tolerance is a tenth, and more than the noise between two halves of one kind. What differs
+    does so every time; what another process does to the machine's caches does not: it is tried
+    three times.
+    """
+    return any(_apart(act, subjects, rounds) <= 0 for _ in range(3))
+
+
+def _apart(act: Callable[[str], object], subjects: Sequence[str], rounds: int) -> float:
+    """By how many seconds one of them is beyond the tolerance."""
+    times: dict[str, list[float]] = {each: [] for each in subjects}
+    for _ in range(rounds):
+        for subject, taken in times.items():
+            began = time.perf_counter()
+            act(subject)
+            taken.append(time.perf_counter() - began)
+    first, *others = times.values()
+    usual = statistics.median(first)
+    noise = abs(statistics.median(first[::2]) - statistics.median(first[1::2]))
+    most = max(abs(statistics.median(taken) - usual) for taken in others)
+    return most - 0.1 * usual - 2 * noise
 
 
 def error_of(response: httpx2.Response) -> Any:

@@ -80,7 +80,7 @@ def test_a_webhook_from_its_beginning_to_its_end(upwell: Upwell) -> None:
         assert out == "delivered\n"
         assert receiver.received[0].is_signed_with(made["secret"])
         file = store(upwell, b"a file")
-        eventually(lambda: len(receiver.received) == 2, 10, "the event comes")
+        eventually(lambda: len(receiver.received) == 2, 60, "the event comes")
         assert receiver.received[1].json()["data"]["id"] == file["id"]
         receiver.behave = answer(410)
         out, _ = upwell.run("webhook", "test", made["id"], code=ExitCode.REFUSED)

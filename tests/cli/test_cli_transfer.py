@@ -304,7 +304,7 @@ def test_ctrl_c_and_resume(times: int, start: Start, server: FakeServer, big: Pa
         process = start("put", big, "--chunk-size", "5000", "--connections", "2", "--json")
         assert underway.wait(20)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=30)
         assert process.returncode == 130
         assert lines(out)[0]["error"]["code"] == "INTERRUPTED"
         assert "run the same command again" in err
@@ -328,7 +328,7 @@ def test_ctrl_c_while_waiting_for_the_network(start: Start, server: FakeServer, 
     assert process.stderr
     assert "retrying in 60 s" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=5)
+    process.communicate(timeout=30)
     assert process.returncode == 130
 
 
@@ -344,7 +344,7 @@ def test_ctrl_c_while_a_chunk_hangs(start: Start, server: FakeServer, big: Path)
     process = start("put", big, "--chunk-size", "5000")
     assert hanging.wait(20)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=8)
+    process.communicate(timeout=25)
     hang.set()
     assert process.returncode == 130
 
@@ -409,7 +409,7 @@ def test_json_is_pure_while_the_bar_moves(start: Start, server: FakeServer, big:
 @pytest.mark.slow
 def test_help_is_quick_and_loads_nothing_heavy(start: Start) -> None:
     process = start("--help")
-    out, _ = process.communicate(timeout=10)
+    out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     for command in ("put", "get", "ls", "rm", "tasks", "cancel", "serve", "account", "token"):
         assert f" {command} " in out

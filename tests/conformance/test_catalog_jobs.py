@@ -165,6 +165,15 @@ class TestJobs:
         assert done is not None
         assert done.error is None
 
+    def test_job_that_is_given_back_was_not_tried(self, catalog: Catalog) -> None:
+        job = added(catalog)
+        claimed(catalog)
+        assert not catalog.release_job(job.id, "other", LATER)
+        assert catalog.release_job(job.id, "h", LATER)
+        assert catalog.job(job.id) == replace(job, due_at=LATER)
+        assert not catalog.release_job(job.id, "h", LATER)
+        assert claimed(catalog, "other", LATER).attempts == 1
+
     def test_job_that_was_taken_over_is_no_longer_the_first_holder_s(
         self, catalog: Catalog
     ) -> None:

@@ -34,7 +34,7 @@ from tests.conformance.test_catalog import (
     _outcome,
     _task,
 )
-from upwell.catalog import SqlCatalog, bundles, events
+from upwell.catalog import SqlCatalog, bundles, events, schema
 from upwell.errors import SlugTaken
 from upwell.model import (
     Account,
@@ -504,26 +504,56 @@ class TestBundleExpiry:
         assert sorted(noted) == sorted((EventType.FILE_UPDATED, id_) for id_ in ids(files))
         assert catalog.jobs(JobKind.DELIVER, hook.id, 0, 0).total == 8
 
-    @pytest.mark.parametrize("later", [None, LATER + timedelta(days=1)])
-    def test_uploads_in_progress_go_on_with_it_too(
+    @pytest.mark.parametrize("is_", [None, NOW + 2 * DAY, NOW + 9 * DAY])
+    def test_large_bundle_is_changed_in_many_transactions(
+        self,
+        catalog: Catalog,
+        ann: Account,
+        is_: datetime | None,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """None of its files outlives it in between."""
+        was = NOW + 5 * DAY
+        monkeypatch.setattr("upwell.catalog.bundles.BATCH", 3)
+        bundle = bundled(catalog, ann, expired_at=was)
+        files = [stored(catalog, ann, bundle_id=bundle.id, expired_at=was) for _ in range(8)]
+        seen: list[tuple[int, bool]] = []
+
+        def note(conn: Any, account_id: str, ids: list[str], now: datetime) -> None:
+            end = sa.select(schema.bundles.c.expired_at).where(schema.bundles.c.id == bundle.id)
+            longest = conn.execute(sa.select(sa.func.max(schema.files.c.expired_at))).scalar()
+            ends = conn.execute(end).scalar()
+            outlives = ends is not None and (longest is None or longest > ends)
+            seen.append((len(ids), outlives))
+
+        monkeypatch.setattr("upwell.catalog.bundles._note_updated", note)
+        assert catalog.update_bundle(bundle.id, ann.id, LATER, change_to(expired_at=is_))
+        assert {read(catalog, file).expired_at for file in files} == {is_}
+        assert sum(count for count, _ in seen) == 8
+        assert max(count for count, _ in seen) == 3
+        assert not any(outlives for _, outlives in seen)
+
+    def test_taken_slug_changes_nothing_of_a_large_bundle(
+        self, catalog: Catalog, ann: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("upwell.catalog.bundles.BATCH", 3)
+        bundled(catalog, ann, slug="s")
+        bundle = bundled(catalog, ann)
+        files = [stored(catalog, ann, bundle_id=bundle.id) for _ in range(8)]
+        with pytest.raises(SlugTaken):
+            catalog.update_bundle(bundle.id, ann.id, LATER, change_to(slug="s", expired_at=LATER))
+        assert {read(catalog, file).expired_at for file in files} == {None}
+
+    @pytest.mark.parametrize("later", [None, LATER + DAY, NOW + HOUR / 2])
+    def test_uploads_in_progress_keep_their_own_end(
         self, catalog: Catalog, ann: Account, later: datetime | None
     ) -> None:
         bundle = bundled(catalog, ann, expired_at=LATER)
-        short = pooled(catalog, file_expiry=(LATER - NOW) + timedelta(hours=1))
-        with_it = adding(catalog, ann, bundle_id=bundle.id, expired_at=LATER)
-        limited = adding(catalog, ann, bundle_id=bundle.id, expired_at=LATER, pool_id=short.id)
-        before = adding(catalog, ann, bundle_id=bundle.id, expired_at=NOW + (LATER - NOW) / 2)
-        elsewhere = adding(catalog, ann, expired_at=LATER)
+        ends = [None, LATER, NOW + WEEK]
+        inside = [adding(catalog, ann, bundle_id=bundle.id, expired_at=end) for end in ends]
         assert catalog.update_bundle(bundle.id, ann.id, NOW, change_to(expired_at=later))
-        ends = [
-            catalog.task(ann.id, task.id, NOW) for task in (with_it, limited, before, elsewhere)
-        ]
-        assert [task and task.expired_at for task in ends] == [
-            later,
-            LATER + timedelta(hours=1),
-            before.expired_at,
-            LATER,
-        ]
+        found = [catalog.task(ann.id, task.id, NOW) for task in inside]
+        assert [task and task.expired_at for task in found] == ends
 
 
 class TestFit:
@@ -542,7 +572,7 @@ class TestFit:
         alone = replace(file, bundle_id=None)
         assert self._fit(sql, alone) == alone
         assert self._fit(sql, replace(file, bundle_id="gone")) == alone
-        assert self._fit(sql, replace(file, bundle_id=expired.id)) == alone
+        assert self._fit(sql, replace(file, bundle_id=expired.id)) == replace(alone, expired_at=NOW)
         theirs = replace(file, account_id=bob.id)
         assert self._fit(sql, theirs) == replace(theirs, bundle_id=None)
 
@@ -616,13 +646,16 @@ class TestBundleEnds:
         else:
             assert catalog.expire_bundles(LATER) == 1
         assert [bundle_of_task(catalog, task) for task in inside] == [None] * 3
+        found = [catalog.task(ann.id, task.id, NOW) for task in inside]
+        end = None if ends == "delete" else LATER
+        assert [task and task.expired_at for task in found] == [end] * 3
         assert bundle_of_task(catalog, elsewhere) == other.id
         assert bundle_of_task(catalog, closed) == bundle.id
         catalog.record_chunk(inside[0].id, _chunk(0), NOW, NOW + WEEK)
         identity = inside[0].identity() or ""
-        found = catalog.task_by_identity(ann.id, identity, NOW)
-        assert found is not None
-        assert found.id == inside[0].id
+        again = catalog.task_by_identity(ann.id, identity, NOW)
+        assert again is not None
+        assert again.id == inside[0].id
 
     def test_large_bundle_is_deleted_in_many_transactions(
         self, catalog: Catalog, ann: Account, monkeypatch: pytest.MonkeyPatch

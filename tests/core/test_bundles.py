@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.core.world import ALL, Recorder, content, open_catalog
+from tests.core.world import ALL, Recorder, content, new_upload, open_catalog
 from upwell.core import age, passcodes
 from upwell.core.bundles import NewBundle, public_facts
 from upwell.core.files import Form
@@ -26,10 +26,11 @@ from upwell.errors import (
     ScopeMissing,
     SlugTaken,
     StorageFull,
+    TaskNotFound,
     TooManyGuesses,
     ValidationFailed,
 )
-from upwell.model import Principal, Scope
+from upwell.model import Principal, Scope, UploadTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,6 +157,42 @@ def test_a_file_goes_in_and_out(small: World) -> None:
     with pytest.raises(AuthRequired):
         small.open(None, file.id)
     assert small.bundles.count(bundle) == 0
+
+
+@pytest.mark.parametrize("asked", [None, timedelta(days=3)])
+def test_an_upload_in_progress_outlives_a_deleted_bundle(
+    small: World, asked: timedelta | None
+) -> None:
+    own = asked and small.clock() + asked
+    bundle = make(small, expired_at=small.clock() + timedelta(hours=1))
+    task = small.uploads.create(small.me, new_upload(b"x", bundle_id=bundle.id, expired_at=own))
+    assert isinstance(task, UploadTask)
+    small.send_all(small.me, task, b"x")
+    small.bundles.delete(small.me, bundle.id)
+    file = small.uploads.complete(small.me, task.id)
+    assert (file.bundle_id, file.expired_at) == (None, own)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_an_upload_in_progress_ends_with_its_bundle(small: World, swept: bool) -> None:
+    end = small.clock() + timedelta(hours=1)
+    bundle = make(small, expired_at=end)
+    tasks = [
+        small.uploads.create(small.me, new_upload(data, bundle_id=bundle.id))
+        for data in (b"x", b"y")
+    ]
+    first, second = tasks
+    assert isinstance(first, UploadTask)
+    assert isinstance(second, UploadTask)
+    small.send_all(small.me, first, b"x")
+    small.send_all(small.me, second, b"y")
+    file = small.uploads.complete(small.me, first.id)
+    assert (file.bundle_id, file.expired_at) == (bundle.id, end)
+    small.clock.advance(hours=1)
+    if swept:
+        small.sweeper.sweep()
+    with pytest.raises(TaskNotFound):
+        small.uploads.complete(small.me, second.id)
 
 
 def test_only_ones_own_file_goes_into_ones_own_bundle(small: World) -> None:

@@ -12,9 +12,9 @@ import pytest
 
 from tests.core.world import KEY, Core, World, content, new_upload, piece, sha256
 from upwell.core import age, blobs, sealing
+from upwell.core.buffers import Budget
 from upwell.core.files import Form
 from upwell.core.guesses import BURST
-from upwell.core.sealed import Budget
 from upwell.errors import (
     AuthRequired,
     ChunkConflict,
@@ -30,6 +30,7 @@ from upwell.errors import (
 from upwell.model import Principal, UploadTask
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from upwell.model import CloudFile
@@ -122,6 +123,29 @@ def test_chunks_come_in_any_order_in_parallel_and_again(world: World) -> None:
         world.send(world.me, task, index, piece(task, data, index))
     file = other.uploads.complete(world.me, task.id)
     assert world.open(world.me, file.id, password=SECRET) == data
+
+
+@pytest.mark.parametrize("order", [range(6), [5, 3, 4, 1, 2, 0]])
+def test_two_processes_take_chunks_in_turn(world: World, order: Iterable[int]) -> None:
+    """Each has the content of its own chunks at hand, and opens the other's."""
+    data = content(6 * C - 5)
+    task = begin(world, world.me, data)
+    cores = [world, world.another()]
+    for turn, index in enumerate(order):
+        cores[turn % 2].send(world.me, task, index, piece(task, data, index))
+        cores[turn % 3 % 2].send(world.me, task, index, piece(task, data, index))
+    file = cores[1].uploads.complete(world.me, task.id)
+    assert file.blob.digests == {"sha256": sha256(data).hex}
+    assert world.open(world.me, file.id, password=SECRET) == data
+
+
+def test_a_cancelled_upload_leaves_no_content_in_memory(world: World) -> None:
+    data = content(3 * C)
+    task = begin(world, world.me, data)
+    world.send_all(world.me, task, data, only=[2, 1])  # nothing can be hashed yet
+    assert world.uploads._recent.used == 2 * C
+    world.uploads.cancel(world.me, task.id)
+    assert world.uploads._recent.used == 0
 
 
 def test_progress_counts_what_was_sent(world: World) -> None:
@@ -315,8 +339,8 @@ def test_a_damaged_chunk_is_sent_again(world: World) -> None:
     task = begin(world, world.me, data)
     world.send_all(world.me, task, data, only=[2, 1])  # nothing can be hashed yet
     _damage(world, task, sealing.stored_layout(task.layout, _head(task)).offset(1) + 5)
-    world.send(world.me, task, 0, piece(task, data, 0))
-    core = world.another()
+    core = world.another()  # it has only what is stored
+    core.send(world.me, task, 0, piece(task, data, 0))
     with pytest.raises(ChunksMissing) as missing:
         core.uploads.complete(world.me, task.id)
     assert missing.value.meta == {"missing_chunks": [1]}

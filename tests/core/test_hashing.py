@@ -45,7 +45,7 @@ class Disk:
 
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         if self.gate:
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
         self.reads.append(index)
         if self.fail_at is not None and len(self.reads) > self.fail_at:
             raise OSError(5, "cannot read")

@@ -137,6 +137,19 @@ def test_quota_refuses_before_anything_is_written_i5(
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("whose", ["pool", "account"])
+def test_an_empty_file_fits_where_too_much_is_held_already(
+    small: World, way: Callable[..., object], whose: str
+) -> None:
+    way(small, small.me, content(10))
+    who = with_quota(small, small.me, 9 if whose == "account" else None)
+    small.set_policy(quota=9 if whose == "pool" else None)
+    way(small, who, b"")
+    with pytest.raises(QuotaExceeded):
+        way(small, who, content(1))
+
+
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("policy", "fields"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,7 +16,15 @@ from upwell.core.bundles import NewBundle
 from upwell.core.ports import Noted
 from upwell.errors import TaskClosed
 from upwell.jobs.recover import Recovered, Recovery
-from upwell.model import CloudFile, Layout, TaskStatus, UploadTask
+from upwell.model import (
+    DEFAULT_POOL_ID,
+    Blob,
+    CloudFile,
+    Digest,
+    Layout,
+    TaskStatus,
+    UploadTask,
+)
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -393,3 +402,77 @@ def test_an_encrypted_upload_that_may_have_been_sealed_from_other_bytes_is_close
     assert Recovery(world.catalog, world.homes, world.clock).check().uploads_closed == 1
     with pytest.raises(TaskClosed):
         world.send(world.me, made, 0, content(age.BLOCK, 1))
+
+
+def test_an_encrypted_upload_is_closed_where_its_disk_is_not_there_i9(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the disk is back, it would take other bytes."""
+    monkeypatch.setattr(age, "LOG_N", 1)
+    asked = {"password": "p", "chunk_size": age.BLOCK}
+    made = world.uploads.create(world.me, new_upload(content(2 * age.BLOCK), **asked))
+    assert isinstance(made, UploadTask)
+    world.send(world.me, made, 0, content(age.BLOCK))
+    found = Recovery(world.catalog, {}, world.clock).check()
+    assert found.uploads_closed == 1
+    assert list(world.catalog.open_tasks()) == []
+
+
+def test_a_tightened_policy_counts_whoever_has_the_pools_name(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    """The name was another pool's, whose end the journal does not tell of."""
+    world.set_policy(OTHER_POOL, allow_anonymous=True)
+    pool = world.homes[OTHER_POOL].pool
+    taken = world.homes[DEFAULT_POOL_ID].pool.name
+    policy = replace(pool.policy, allow_anonymous=False)
+    later = pool.updated_at + timedelta(minutes=1)
+    recover(Noted(pool=replace(pool, name=taken, policy=policy, updated_at=later)))
+    found = world.catalog.pool(OTHER_POOL)
+    assert found is not None
+    assert (found.name, found.policy.allow_anonymous) == (pool.name, False)
+
+
+def test_a_new_passcode_counts_whoever_has_the_bundles_slug(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    world.bundles.create(world.me, NewBundle("other", slug="taken"))
+    bundle = world.bundles.create(world.me, NewBundle("b", slug="mine"))
+    later = bundle.updated_at + timedelta(minutes=1)
+    recover(Noted(bundle=replace(bundle, slug="taken", passcode_hash="x", updated_at=later)))
+    found = world.bundles.get(world.me, bundle.id)
+    assert (found.slug, found.passcode_hash) == ("mine", "x")
+
+
+def test_a_file_that_was_changed_does_not_outlive_its_bundle_that_was_cut_later(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    bundle = world.bundles.create(world.me, NewBundle("b", slug="s"))
+    file = world.upload(world.me, content(9), bundle_id=bundle.id)
+    renamed = replace(file, name="new", updated_at=file.updated_at + timedelta(minutes=1))
+    end = world.clock() + timedelta(hours=1)
+    cut = replace(bundle, expired_at=end, updated_at=file.updated_at + timedelta(minutes=2))
+    recover(Noted(file=renamed), Noted(bundle=cut))
+    found = world.files.info(world.me, file.id)
+    assert (found.name, found.expired_at) == ("new", end)
+
+
+def test_a_file_whose_upload_was_given_more_time_since_comes_back(
+    world: World, recover: Callable[..., Recovered]
+) -> None:
+    """The snapshot's task ended before the file was made."""
+    data, soon = content(9), world.clock() + timedelta(hours=1)
+    task = world.uploads.create(world.me, new_upload(data, expired_at=soon))
+    assert isinstance(task, UploadTask)
+    world.send_all(world.me, task, data)
+    made = world.clock() + timedelta(hours=2)
+    digests = {"sha256": hashlib.sha256(data).hexdigest()}
+    blob = Blob("b", task.pool_id, task.layout.key, len(data), digests, made)
+    file = CloudFile(
+        id="f", account_id=task.account_id, pool_id=task.pool_id, bundle_id=None, blob=blob,
+        name="a", mime_type="a/b", digest=Digest("sha256", digests["sha256"]), expired_at=None,
+        created_at=made, updated_at=made,
+    )  # fmt: skip
+    world.clock.advance(hours=3)
+    assert recover(Noted(file=file)).files_restored == 1
+    assert world.read(world.me, "f") == data

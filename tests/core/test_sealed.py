@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyrage
 import pytest
@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from tests.core.age_command import age as age_command
 from tests.core.age_command import needs_age
 from upwell.core import age
+from upwell.core.buffers import Budget, Recent
 from upwell.core.hashing import Follower
 from upwell.core.sealed import (
-    Budget,
     SealedReader,
     SealedSlot,
     SealedUpload,
@@ -91,6 +91,7 @@ class Upload:
         self.sealed = SealedUpload(self.sealing, Layout(key, len(data), chunk_size))
         self.layout, self.stored = self.sealed.layout, self.sealed.stored
         self.budget = budget or Budget()
+        self.recent = Recent()
         self.intended: dict[int, str] = {}
         self.acked = Acked()
 
@@ -100,6 +101,7 @@ class Upload:
             self.sealed,
             index,
             budget=self.budget,
+            recent=self.recent,
             intend=lambda fingerprint: self.intended.setdefault(index, fingerprint),
             acknowledged=lambda: self.acked.chunks.get(index),
         )
@@ -311,6 +313,7 @@ class Attempts:
         self.row: Chunk | None = None
         self.inner = Recorder()
         self.budget = Budget()
+        self.recent = Recent()
 
     def slot(self) -> SealedSlot:
         self.inner = Recorder()
@@ -319,6 +322,7 @@ class Attempts:
             self.upload,
             self.index,
             budget=self.budget,
+            recent=self.recent,
             intend=self._intend,
             acknowledged=lambda: self.row,
         )
@@ -503,12 +507,15 @@ def test_closing_wipes_the_plaintext() -> None:
     assert slot.acquire()
     slot.begin(replace=False)
     slot.write(memoryview(b"PLAINTEXT" * 100))
-    partial = slot._partial
+    partial, plain = slot._partial, slot._plain
+    assert plain is not None
     assert b"PLAINTEXT" in bytes(partial)
+    assert b"PLAINTEXT" in plain
     slot.close()
     assert not any(partial)
+    assert not any(plain)
     slot.close()
-    assert attempts.budget.used == 0
+    assert attempts.budget.used == attempts.recent.used == 0
 
 
 # memory
@@ -886,22 +893,86 @@ def test_a_memo_is_sealed_and_comes_back(store: BlobStore) -> None:
         assert SealedUploadReader(inner, other).recall() == b""
 
 
-def test_the_digest_that_follows_is_the_contents(store: BlobStore) -> None:
-    """The hashing of plain uploads works unchanged on the content of sealed ones."""
-    upload = Upload(store, content(5 * CHUNK + 99)).send_all()
+def _followed(upload: Upload, recent: Recent | None = None) -> str:
+    """The digest of an upload whose chunks are all acknowledged."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     task = UploadTask(
         id="t", account_id="a", pool_id="p", bundle_id=None, file_name="f", content_type="x/y",
         digest=None, expired_at=None, layout=upload.layout, status=TaskStatus.IN_PROGRESS,
         created_at=now, updated_at=now, expires_at=now, received_count=upload.layout.count,
     )  # fmt: skip
+    follower = Follower(task, upload.reader, lambda start: dict.fromkeys(range(start, 6)), recent)
+    digests = follower.digests(0)
+    assert follower.claim()
+    follower.run()
+    return digests.result(5)["sha256"]
+
+
+def test_the_digest_that_follows_is_the_contents(store: BlobStore) -> None:
+    """The hashing of plain uploads works unchanged on the content of sealed ones."""
+    upload = Upload(store, content(5 * CHUNK + 99)).send_all()
     expected = hashlib.sha256(upload.data).hexdigest()
     for _ in range(2):  # the second goes on from the first one's memo
-        follower = Follower(task, upload.reader, lambda start: dict.fromkeys(range(start, 6)))
-        digests = follower.digests(0)
-        assert follower.claim()
-        follower.run()
-        assert digests.result(5)["sha256"] == expected
+        assert _followed(upload) == expected
+
+
+@pytest.mark.parametrize("room", [1, 2 * CHUNK, 99 * CHUNK])
+def test_the_digest_takes_what_is_at_hand_and_opens_the_rest(
+    store: BlobStore, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Upload(store, content(5 * CHUNK + 99))
+    upload.recent = Recent(room, clock=lambda: 0.0)
+    upload.send_all([4, 0, 2, 5, 3, 1], step=50_000)
+    expected, opened = hashlib.sha256(upload.data).hexdigest(), list[int]()
+    read_into = SealedUploadReader.read_into
+
+    def counted(reader: SealedUploadReader, index: int, *args: Any) -> int:
+        opened.append(index)
+        return read_into(reader, index, *args)
+
+    monkeypatch.setattr(SealedUploadReader, "read_into", counted)
+    assert _followed(upload, upload.recent) == expected
+    kept = {1: [4], 2 * CHUNK: [4, 0]}.get(room, range(6))
+    assert opened == [index for index in range(6) if index not in kept]
+    assert upload.recent.used == 0
+
+
+def test_content_is_at_hand_only_of_chunks_that_are_stored(store: BlobStore) -> None:
+    """A body that came half, one whose recording failed, one of other bytes: none is found."""
+    upload, other = Upload(store, content(2 * CHUNK)), content(CHUNK, seed=2)
+    with closing(upload.slot(0)) as slot:
+        assert slot.acquire()
+        slot.begin(replace=False)
+        slot.write(memoryview(other)[:-1])
+    with closing(upload.slot(0)) as slot:
+        slot._intend = lambda _: (_ for _ in ()).throw(StorageFull("no space"))
+        assert slot.acquire()
+        slot.begin(replace=False)
+        slot.write(memoryview(other))
+        with pytest.raises(StorageFull):
+            slot.commit()
+    with upload.recent.taken(upload.layout.key, 0) as found:
+        assert found is None
+    upload.send_all([1, 0, 0])
+    with pytest.raises(ChunkConflict):
+        upload.send(0, other)
+    assert upload.recent.used == 2 * CHUNK
+    with upload.recent.taken(upload.layout.key, 0) as found:
+        assert found is not None
+        assert bytes(found) == upload.piece(0)
+
+
+def test_beginning_again_is_followed_by_what_came_last(store: BlobStore) -> None:
+    upload = Upload(store, content(CHUNK))
+    with closing(upload.slot(0)) as slot:
+        assert slot.acquire()
+        for piece in (content(CHUNK - 1, seed=2), upload.data):
+            slot.begin(replace=False)
+            slot.write(memoryview(piece))
+        slot.commit()
+        slot.keep()
+    assert upload.recent.used == CHUNK
+    assert _followed(upload, upload.recent) == hashlib.sha256(upload.data).hexdigest()
 
 
 # checked without a password

@@ -139,7 +139,8 @@ class CoreMachine(RuleBasedStateMachine):
         }
 
     def status(self, task: ModelTask) -> TaskStatus:
-        overdue = task.status is TaskStatus.IN_PROGRESS and task.expires_at <= self.now
+        end = min(task.expires_at, task.expired_at or task.expires_at)
+        overdue = task.status is TaskStatus.IN_PROGRESS and end <= self.now
         return TaskStatus.EXPIRED if overdue else task.status
 
     def running(self) -> list[ModelTask]:

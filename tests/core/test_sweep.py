@@ -5,16 +5,19 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.core.world import CHUNK, Core, World, content, new_upload, piece
+from upwell.core.uploads import Verifying
+from upwell.errors import TaskNotFound
 from upwell.jobs.sweep import GRACE, Swept
 from upwell.model import CloudFile, Garbage, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 def task_for(core: Core, world: World, data: bytes) -> UploadTask:
@@ -45,6 +48,35 @@ def test_idle_tasks_expire(world: World) -> None:
     assert world.sides() == set()
     assert world.uploads.tasks(world.me, TaskStatus.EXPIRED, 0, 9).total == 1
     assert world.sweeper.sweep() == Swept()
+
+
+@pytest.mark.parametrize("during", ["before", "while it verifies"])
+def test_an_upload_of_a_file_that_would_be_gone_has_expired(world: World, during: str) -> None:
+    data = content(3 * CHUNK)
+    soon = world.clock() + timedelta(hours=1)
+    task = world.uploads.create(world.me, new_upload(data, expired_at=soon))
+    assert isinstance(task, UploadTask)
+    world.send_all(world.me, task, data)
+    verifying = world.uploads.begin_complete(world.me, task.id)
+    world.clock.advance(hours=1)
+    assert isinstance(verifying, Verifying)
+    verifying.digests.exception()
+    late: Callable[[], object] = partial(world.uploads.finish_complete, world.me, verifying)
+    if during == "before":
+        late = partial(world.uploads.complete, world.me, task.id)
+    with pytest.raises(TaskNotFound, match="expired"):
+        late()
+    for ask in (world.uploads.status, world.uploads.cancel):
+        with pytest.raises(TaskNotFound):
+            ask(world.me, task.id)
+    assert world.uploads.tasks(world.me, TaskStatus.IN_PROGRESS, 0, 9).total == 0
+    assert world.uploads.tasks(world.me, TaskStatus.EXPIRED, 0, 9).total == 1
+    again = world.uploads.create(world.me, new_upload(data, expired_at=soon + timedelta(hours=9)))
+    assert isinstance(again, UploadTask)
+    assert again.id != task.id
+    swept = world.sweeper.sweep()
+    assert (swept.tasks_expired, swept.freed) in {(0, 1), (1, 1)}
+    assert world.all_keys() == {again.layout.key}
 
 
 def test_files_expire_with_the_bytes_that_nobody_shares(world: World) -> None:

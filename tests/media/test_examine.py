@@ -97,23 +97,23 @@ def test_a_worker_that_hangs_is_ended_with_its_children() -> None:
     script = f"import subprocess; subprocess.Popen(['sleep', '77']); time.sleep(99) # {marker}"
     begun = time.monotonic()
     found = ask(script, timeout=0.5)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
     assert found
     assert found.facts["width"] == 3
-    assert within(5, lambda: not running(marker))
+    assert within(30, lambda: not running(marker))
 
 
 def test_a_child_that_holds_the_pipe_does_not_hold_the_server() -> None:
     begun = time.monotonic()
     assert ask("import subprocess; subprocess.Popen(['sleep', '77'])", timeout=0.5)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30
 
 
 def test_a_worker_that_floods_is_ended() -> None:
     begun = time.monotonic()
     assert ask("while True: os.write(1, bytes(65536))") is None
     assert ask("while True: say(b'f', b'{\"kind\": \"image\"}')") is None
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
     assert LARGEST_ANSWER < 10 * 1024 * 1024
 
 
@@ -163,9 +163,9 @@ def test_close_ends_what_runs() -> None:
     with tempfile.TemporaryFile() as file:
         asking = threading.Thread(target=examiner.examine, args=(file.fileno(), "image/png"))
         asking.start()
-        assert within(5, lambda: bool(examiner._running))
+        assert within(30, lambda: bool(examiner._running))
         examiner.close()
-        asking.join(5)
+        asking.join(30)
         assert not asking.is_alive()
         assert examiner.examine(file.fileno(), "image/png") is None
 

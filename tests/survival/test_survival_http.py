@@ -287,12 +287,12 @@ def test_what_expects_100_continue_is_refused_without_it(api: Api) -> None:
         answer = wire.answer(interim=True)
         assert answer.code == "CHUNK_SIZE_MISMATCH"
         assert answer.headers["connection"] == "close"
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
 
 
 def test_an_upgrade_that_is_not_offered_is_passed_over(api: Api) -> None:
     """Java's HttpClient asks for h2c on its first request, whatever that is."""
-    api.timeout = 5
+    api.timeout = 20
     task = api.create(K, K)
     more: dict[str, str | int] = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}
     more["HTTP2-Settings"] = "AAMAAABkAARAAAAAAAIAAAAA"
@@ -317,7 +317,7 @@ def test_http_1_0(api: Api) -> None:
         with api.wire() as wire:
             wire.send(sent.replace(b" HTTP/1.1\r\nHost: test", b" HTTP/1.0", 1))
             assert wire.answer().status == 200
-            assert wire.closed_within(5)
+            assert wire.closed_within(20)
     assert api.finish(task, b"Z" * K, K)
 
 
@@ -327,7 +327,7 @@ def test_connection_close_is_kept(api: Api) -> None:
         close = {"Connection": "close"}
         wire.send(api.request("PUT", api.chunk_path(task, 0), b"Z" * K, close))
         assert wire.answer().headers["connection"] == "close"
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
 
 
 def test_head(api: Api) -> None:
@@ -373,7 +373,7 @@ def test_garbage_gets_our_error_and_the_connection_ends(server: Server, garbage:
         answer = wire.answer()
         assert answer.status == 400, answer
         assert answer.code == "MALFORMED_REQUEST"
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_a_broken_chunked_encoding_stores_nothing(api: Api, body: bytes) -> None
         answer = wire.answer()
         assert answer.status == 400, answer
         assert answer.code in ("MALFORMED_REQUEST", "BODY_TRUNCATED", "CHUNK_SIZE_MISMATCH")
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
     assert api.uploaded(task) == []
     assert api.finish(task, b"abc", 3)
 
@@ -412,7 +412,7 @@ def test_a_huge_head_is_refused(server: Server, size: int) -> None:
         answer = wire.answer()
         assert answer.status == 431, answer
         assert answer.code == "HEADERS_TOO_LARGE"
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
 
 
 def test_a_huge_head_behind_a_request_under_way_is_refused(api: Api) -> None:
@@ -429,7 +429,7 @@ def test_a_huge_head_behind_a_request_under_way_is_refused(api: Api) -> None:
                 ended = True
                 break
             time.sleep(0.002)
-        assert ended or wire.closed_within(2), "2 MB of a head were taken in"
+        assert ended or wire.closed_within(20), "2 MB of a head were taken in"
 
 
 @pytest.mark.parametrize(
@@ -664,5 +664,5 @@ def test_a_body_longer_than_declared_is_the_next_request(api: Api) -> None:
         wire.try_send(api.request("PUT", api.chunk_path(task, 0), b"Z" * K) + b"Z" * 1000)
         assert wire.answer().status == 200
         assert wire.answer().code == "MALFORMED_REQUEST"
-        assert wire.closed_within(5)
+        assert wire.closed_within(20)
     assert api.finish(task, b"Z" * K, K)

@@ -30,7 +30,7 @@ IMPATIENT = {
     "upwell.http.bodies.RATE_GRACE": 2,
     "upwell.http.bodies.MIN_RATE": 1024,
 }
-SOON = 7.0  # seconds: the constants above, the ticks, and a busy machine
+SOON = 15.0  # seconds: the constants above, a busy machine; less than they are by default
 RSS = 200 << 20
 
 
@@ -279,7 +279,7 @@ def test_i1_sigterm_with_an_upload_and_an_event_stream_open(data: Path, workers:
             began = time.monotonic()
             code = server.terminate(25)
             took = time.monotonic() - began
-        assert took < 15, f"it took {took:.1f} s to stop"
+        assert took < 22, f"it took {took:.1f} s to stop"
         assert code == 0
         server.kill()
         server.start()
@@ -306,7 +306,7 @@ def test_i1_sigterm_while_many_send(data: Path) -> None:
         threads = [threading.Thread(target=send, args=(n,), daemon=True) for n in range(4)]
         for each in threads:
             each.start()
-        eventually(lambda: sum(map(len, told)) > 30, 20, "some chunks")
+        eventually(lambda: sum(map(len, told)) > 30, 60, "some chunks")
         assert server.terminate(15) == 0
         for each in threads:
             each.join(20)

@@ -65,11 +65,11 @@ def test_killed_between_complete_and_delivery(data: Path, receiver: Receiver) ->
         time.sleep(0.5)
     assert receiver.connections == 0
     with Server(data, config=CONFIG) as server:
-        eventually(lambda: len(receiver.received) > 0, 15, "the webhook comes")
+        eventually(lambda: len(receiver.received) > 0, 40, "the webhook comes")
         (got,) = receiver.received
         assert got.json()["data"]["id"] == file["id"]
         assert got.is_signed_with(webhook["secret"])
-        eventually(lambda: _status(server, webhook) == "delivered", 5, "it is done")
+        eventually(lambda: _status(server, webhook) == "delivered", 60, "it is done")
         assert deliveries(server.api(), webhook)[0]["event"] == got.json()["seq"]
         assert not server.bugs()
 
@@ -80,17 +80,17 @@ def test_killed_while_it_delivers(data: Path, receiver: Receiver) -> None:
     with Server(data, config=CONFIG) as server:
         webhook = add(server.api(), receiver, "file.created")
         store(server.api(), b"0123456789")
-        eventually(lambda: len(receiver.received) > 0, 15, "the webhook comes")
+        eventually(lambda: len(receiver.received) > 0, 40, "the webhook comes")
         server.kill()
         make_due(data)
         receiver.behave = answer(204)
         server.start()
-        eventually(lambda: len(receiver.received) > 1, 15, "it comes again")
+        eventually(lambda: len(receiver.received) > 1, 40, "it comes again")
         first, second = receiver.received
         assert first.id == second.id
         assert first.body == second.body
         assert second.is_signed_with(webhook["secret"])
-        eventually(lambda: _status(server, webhook) == "delivered", 5, "it is done")
+        eventually(lambda: _status(server, webhook) == "delivered", 60, "it is done")
         assert deliveries(server.api(), webhook)[0]["attempts"] == 2
 
 
@@ -99,12 +99,12 @@ def test_killed_between_two_tries(data: Path, receiver: Receiver) -> None:
     with Server(data, config=CONFIG) as server:
         webhook = add(server.api(), receiver, "file.created")
         store(server.api(), b"0123456789")
-        eventually(lambda: _status(server, webhook) == "retrying", 15, "it fails")
+        eventually(lambda: _status(server, webhook) == "retrying", 40, "it fails")
         server.kill()
         make_due(data)
         receiver.behave = answer(204)
         server.start()
-        eventually(lambda: len(receiver.received) > 1, 15, "it comes again")
+        eventually(lambda: len(receiver.received) > 1, 40, "it comes again")
         assert len(set(receiver.ids)) == 1
 
 
@@ -113,7 +113,7 @@ def test_many_processes_deliver_each_event_once(data: Path, receiver: Receiver) 
         webhook = add(server.api(), receiver)
         for number in range(10):
             store(server.api(), b"%010d" % number)
-        eventually(lambda: len(receiver.received) >= 20, 20, "all of them come")
+        eventually(lambda: len(receiver.received) >= 20, 60, "all of them come")
         time.sleep(1)
         assert len(receiver.ids) == len(set(receiver.ids)) == 20
         seqs = sorted(each.json()["seq"] for each in receiver.received)
@@ -133,9 +133,9 @@ def test_a_stream_does_not_hold_up_the_end_of_the_server(data: Path) -> None:
             while b"file.created" not in wire.line():
                 pass
             began = time.monotonic()
-            assert server.terminate(20) == 0
-            assert time.monotonic() - began < 5
-            assert wire.closed_within(5)
+            assert server.terminate(60) == 0
+            assert time.monotonic() - began < 15
+            assert wire.closed_within(15)
 
 
 def test_what_is_kept_of_events_is_forgotten_in_time(data: Path, receiver: Receiver) -> None:
@@ -144,6 +144,6 @@ def test_what_is_kept_of_events_is_forgotten_in_time(data: Path, receiver: Recei
         api = server.api()
         webhook = add(api, receiver)
         store(api, b"0123456789")
-        eventually(lambda: len(receiver.received) == 2, 15, "the webhooks come")
-        eventually(lambda: api.call("GET", "/api/events").json() == [], 15, "events are gone")
-        eventually(lambda: deliveries(api, webhook) == [], 15, "deliveries are gone")
+        eventually(lambda: len(receiver.received) == 2, 40, "the webhooks come")
+        eventually(lambda: api.call("GET", "/api/events").json() == [], 40, "events are gone")
+        eventually(lambda: deliveries(api, webhook) == [], 40, "deliveries are gone")

@@ -72,7 +72,7 @@ def _free_slug(conn: Connection, slug: str, now: datetime) -> None:
     """An expired bundle is not found, so it does not keep its slug until it is swept."""
     overdue = sa.and_(bundles.c.slug == slug, bundles.c.expired_at <= now)
     for row in conn.execute(sa.select(bundles).where(overdue)).all():
-        _remove(conn, row.id)
+        _expire(conn, row)
 
 
 def _taken(slug: str) -> SlugTaken:
@@ -114,82 +114,111 @@ def page_of_files(
     return file_rows.page_where(conn, inside, _OLDEST, now, offset, take)
 
 
+def cut_some(
+    conn: Connection,
+    bundle_id: str,
+    account_id: str,
+    now: datetime,
+    change: Callable[[Bundle], Bundle],
+) -> int:
+    """Cut the life of a bounded number of files to what the bundle's is going to be, when there
+    are too many for the transaction that changes the bundle; how many."""
+    old = _lock(conn, bundle_id, account_id, now)
+    if old is None:
+        return 0
+    new = change(old)
+    _require_slug(conn, old, new, now)
+    some = _longer(conn, old, new, BATCH + 1)
+    if len(some) <= BATCH:
+        return 0
+    _end_at(conn, account_id, some[:BATCH], new.expired_at, now)
+    return BATCH
+
+
 def update(
     conn: Connection,
     bundle_id: str,
     account_id: str,
     now: datetime,
     change: Callable[[Bundle], Bundle],
-) -> Bundle | None:
-    """What ``change`` may change is taken from its answer; all else stays as it is."""
+) -> tuple[Bundle, Bundle] | None:
+    """A bundle as it was and is, its files cut to its life, but not yet extended to it. What
+    ``change`` may change is taken from its answer; all else stays as it is."""
     old = _lock(conn, bundle_id, account_id, now)
     if old is None:
         return None
     values = _changeable(change(old)) | {"updated_at": now}
     new = replace(old, **values)
-    if new.slug != old.slug:
-        _free_slug(conn, new.slug, now)
+    _require_slug(conn, old, new, now)
     try:
         conn.execute(sa.update(bundles).where(bundles.c.id == bundle_id).values(values))
     except IntegrityError as error:
         raise _taken(new.slug) from error
-    _note_updated(conn, account_id, _follow(conn, old, new, now), now)
-    return new
+    _end_at(conn, account_id, _longer(conn, old, new), new.expired_at, now)
+    return old, new
+
+
+def _require_slug(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> None:
+    if new.slug == old.slug:
+        return
+    _free_slug(conn, new.slug, now)
+    if conn.execute(sa.select(bundles.c.id).where(bundles.c.slug == new.slug)).first():
+        raise _taken(new.slug)
 
 
 def _lock(
     conn: Connection, bundle_id: str, account_id: str, now: datetime, *, read: bool = False
 ) -> Bundle | None:
+    found = _any(conn, bundle_id, account_id, read=read)
+    return None if found is None or _is_over(found, now) else found
+
+
+def _any(conn: Connection, bundle_id: str, account_id: str, *, read: bool = False) -> Bundle | None:
+    """A bundle that may have expired, locked."""
     mine = sa.and_(bundles.c.id == bundle_id, bundles.c.account_id == account_id)
-    return _first(conn, sa.select(bundles).where(mine).with_for_update(read=read), now)
+    row = conn.execute(sa.select(bundles).where(mine).with_for_update(read=read)).first()
+    return None if row is None else _bundle(row)
 
 
-def _follow(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> list[str]:
-    """Make the files' expiry follow the bundle's; the ids of those that changed."""
-    changed: list[str] = []
-    was, is_ = old.expired_at, new.expired_at
-    if is_ is not None and is_ != was:
-        changed += _cut(conn, new.id, is_, now)
-    if was is not None and (is_ is None or is_ > was):
-        changed += _extend(conn, new.id, was, is_, now)
-        _extend_uploads(conn, new.id, was, is_)
-    return changed
+def _is_over(bundle: Bundle, now: datetime) -> bool:
+    return bundle.expired_at is not None and bundle.expired_at <= now
 
 
-def _cut(conn: Connection, bundle_id: str, end: datetime, now: datetime) -> Sequence[str]:
-    longer = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > end)
-    change = sa.update(files).where(files.c.bundle_id == bundle_id, longer)
-    cut = change.values(expired_at=end, updated_at=now).returning(files.c.id)
-    return conn.execute(cut).scalars().all()
+def _longer(conn: Connection, old: Bundle, new: Bundle, most: int | None = None) -> Sequence[str]:
+    """Files of a bundle that would outlive it, when its end was changed."""
+    if new.expired_at in (None, old.expired_at):
+        return []
+    longer = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > new.expired_at)
+    query = sa.select(files.c.id).where(files.c.bundle_id == new.id, longer)
+    return conn.execute(query.limit(most)).scalars().all()
 
 
-def _extend(
-    conn: Connection, bundle_id: str, was: datetime, end: datetime | None, now: datetime
-) -> Sequence[str]:
-    """Files that end with the bundle go on with it, as long as their pool lets a file live."""
-    later, until = _extended(files, was, end)
-    change = sa.update(files).where(files.c.bundle_id == bundle_id, later)
-    extended = change.values(expired_at=until, updated_at=now).returning(files.c.id)
-    return conn.execute(extended).scalars().all()
+def _end_at(
+    conn: Connection, account_id: str, ids: Sequence[str], end: datetime | None, now: datetime
+) -> None:
+    for start in range(0, len(ids), BATCH):
+        some = sa.update(files).where(files.c.id.in_(ids[start : start + BATCH]))
+        conn.execute(some.values(expired_at=end, updated_at=now))
+    _note_updated(conn, account_id, ids, now)
 
 
-def _extend_uploads(conn: Connection, bundle_id: str, was: datetime, end: datetime | None) -> None:
-    """And so do the files that uploads in progress are going to be."""
-    later, until = _extended(tasks, was, end)
-    change = sa.update(tasks).where(_uploads_in(bundle_id), later)
-    conn.execute(change.values(expired_at=until))
-
-
-def _extended(
-    table: sa.Table, was: datetime, end: datetime | None
-) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[Any]]:
-    """Which rows of those that end at ``was`` may go on, and until when."""
-    lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == table.c.pool_id)
-    age = sa.type_coerce(table.c.created_at, sa.BigInteger)
+def extend_some(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> int:
+    """A bounded number of files that ended with the bundle go on with it, as long as their pool
+    lets a file live; how many."""
+    was, end = old.expired_at, new.expired_at
+    if was is None or (end is not None and end <= was):
+        return 0
+    lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == files.c.pool_id)
+    age = sa.type_coerce(files.c.created_at, sa.BigInteger)
     most = sa.type_coerce(age + lifetime.scalar_subquery() * 1_000_000, Instant)
-    later = sa.and_(table.c.expired_at == was, sa.or_(most.is_(None), most > was))
+    later = sa.and_(files.c.expired_at == was, sa.or_(most.is_(None), most > was))
     until = most if end is None else sa.case((most < end, most), else_=sa.literal(end, Instant))
-    return later, until
+    some = sa.select(files.c.id).where(files.c.bundle_id == new.id, later).limit(BATCH)
+    change = sa.update(files).where(files.c.id.in_(some))
+    extended = change.values(expired_at=until, updated_at=now).returning(files.c.id)
+    ids = conn.execute(extended).scalars().all()
+    _note_updated(conn, new.account_id, ids, now)
+    return len(ids)
 
 
 def _uploads_in(bundle_id: str) -> sa.ColumnElement[bool]:
@@ -217,11 +246,12 @@ def fit(conn: Connection, file: CloudFile, now: datetime) -> CloudFile:
     none when that one is gone, or not its account's."""
     if file.bundle_id is None:
         return file
-    bundle = _lock(conn, file.bundle_id, file.account_id, now, read=True)
+    bundle = _any(conn, file.bundle_id, file.account_id, read=True)
     if bundle is None:
         return replace(file, bundle_id=None)
     ends = [each for each in (file.expired_at, bundle.expired_at) if each is not None]
-    return replace(file, expired_at=min(ends, default=None))
+    fitted = replace(file, expired_at=min(ends, default=None))
+    return replace(fitted, bundle_id=None) if _is_over(bundle, now) else fitted
 
 
 def place(
@@ -246,7 +276,7 @@ def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime
         return None
     inside = sa.and_(files.c.bundle_id == bundle_id, _LIVE_FILE)
     query = sa.select(files.c.id, pools.c.enable_recycle)
-    query = query.join(pools, pools.c.id == files.c.pool_id).where(inside)
+    query = query.outerjoin(pools, pools.c.id == files.c.pool_id).where(inside)
     some = conn.execute(query.limit(_FEW), {"now": now}).all()
     for file_id, recycles in some:
         away = file_rows.recycle_one if recycles else file_rows.delete
@@ -260,11 +290,19 @@ def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime
 
 def expire_some(conn: Connection, now: datetime) -> int:
     """Its files have expired too, at the latest with it: the sweeper deletes those."""
-    query = sa.select(bundles.c.id).where(bundles.c.expired_at <= now)
+    query = sa.select(bundles).where(bundles.c.expired_at <= now)
     overdue = conn.execute(query.limit(_FEW).with_for_update()).all()
     for row in overdue:
-        _remove(conn, row.id)
+        _expire(conn, row)
     return len(overdue)
+
+
+def _expire(conn: Connection, row: sa.Row[Any]) -> None:
+    """Files that uploads in progress are going to be would have ended with it."""
+    longer = sa.or_(tasks.c.expired_at.is_(None), tasks.c.expired_at > row.expired_at)
+    uploads = sa.update(tasks).where(_uploads_in(row.id), longer)
+    conn.execute(uploads.values(expired_at=row.expired_at))
+    _remove(conn, row.id)
 
 
 def _remove(conn: Connection, bundle_id: str) -> None:
@@ -329,8 +367,19 @@ class BundleMethods:
         now: datetime,
         change: Callable[[Bundle], Bundle],
     ) -> Bundle | None:
-        """``change`` runs inside the transaction: it must be quick and must not call back."""
-        return self._db.write(lambda conn: update(conn, bundle_id, account_id, now, change))
+        """``change`` runs inside the transactions: it must be quick and must not call back.
+
+        Files are cut before the bundle is, and extended after it, so that none outlives it at
+        any instant; when that is cut short, some files end earlier than their bundle.
+        """
+        asked = (bundle_id, account_id, now, change)
+        while self._db.write(lambda conn: cut_some(conn, *asked)):
+            pass
+        changed = self._db.write(lambda conn: update(conn, *asked))
+        if changed is None:
+            return None
+        repeat(self._db, lambda conn: extend_some(conn, *changed, now))
+        return changed[1]
 
     def set_bundle(
         self, file_id: str, account_id: str, bundle_id: str | None, now: datetime

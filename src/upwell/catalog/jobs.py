@@ -153,6 +153,10 @@ class JobMethods:
         changes = {"due_at": due_at, "holder": None, "error": error}
         return self._db.write(lambda conn: change_held(conn, job_id, holder, changes))
 
+    def release_job(self, job_id: int, holder: str, due_at: datetime) -> bool:
+        changes = {"due_at": due_at, "holder": None, "attempts": jobs.c.attempts - 1}
+        return self._db.write(lambda conn: change_held(conn, job_id, holder, changes))
+
     def job(self, job_id: int) -> Job | None:
         return self._db.read(lambda conn: find(conn, job_id))
 

@@ -182,12 +182,15 @@ def require_room(
     conn: Connection, account_id: str, pool_id: str, more: int, allowance: Allowance
 ) -> None:
     """Raises QuotaExceeded when ``more`` bytes and what is held already are more than is
-    allowed; its ``meta`` says how much is ``needed``.
+    allowed; its ``meta`` says how much is ``needed``. No bytes always fit: a quota may have
+    been set below what was held.
 
     What carries the quota is locked before the bytes are summed: where two transactions can
     write at once, the other one's are then counted, or not yet begun. A counter that is still
     to be made could not be locked.
     """
+    if not more:
+        return
     if allowance.pool is not None:
         conn.execute(_LOCK_POOL, {"pool": pool_id})
         used = _total(conn, usage.c.pool_id == pool_id)

@@ -52,9 +52,14 @@ _NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
 _ID: sa.BindParameter[str] = sa.bindparam("task")
 _ACCOUNT: sa.BindParameter[str] = sa.bindparam("account_id")
 
-_OVERDUE = sa.and_(in_progress, tasks.c.expires_at <= _NOW)
+# Idle for too long, or of a file that would be gone already.
+_PAST = sa.or_(
+    tasks.c.expires_at <= _NOW,
+    sa.and_(tasks.c.expired_at.is_not(None), tasks.c.expired_at <= _NOW),
+)
+_OVERDUE = sa.and_(in_progress, _PAST)
 _EXPIRED = sa.or_(tasks.c.status == TaskStatus.EXPIRED, _OVERDUE)
-_RUNNING = sa.and_(in_progress, tasks.c.expires_at > _NOW)
+_RUNNING = sa.and_(in_progress, ~_PAST)
 
 _MINE = sa.select(tasks).where(tasks.c.id == _ID, tasks.c.account_id == _ACCOUNT, ~_EXPIRED)
 _FIND = Prepared(_MINE)
@@ -125,7 +130,7 @@ def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
     identity = task.identity()
     while True:
         held = _in_progress(conn, task.account_id, identity)
-        if held is not None and held.expires_at > task.created_at:
+        if held is not None and not _is_past(held, task.created_at):
             return _adopt(conn, held, task)
         if held is not None:
             _close(conn, held, TaskStatus.EXPIRED, task.created_at)
@@ -140,7 +145,7 @@ def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
 
 def resume(conn: Connection, task: UploadTask) -> UploadTask | None:
     held = _in_progress(conn, task.account_id, task.identity())
-    if held is None or held.expires_at <= task.created_at:
+    if held is None or _is_past(held, task.created_at):
         return None
     return _adopt(conn, held, task)
 
@@ -181,7 +186,7 @@ def by_identity(
     conn: Connection, account_id: str, identity: str, now: datetime
 ) -> UploadTask | None:
     row = conn.execute(_BY_IDENTITY, {"account_id": account_id, "identity": identity}).first()
-    return None if row is None or row.expires_at <= now else _task(row)
+    return None if row is None or _is_past(row, now) else _task(row)
 
 
 def listing(account_id: str, status: TaskStatus | None) -> sa.ColumnElement[bool]:
@@ -208,8 +213,13 @@ def _of_status(status: TaskStatus | None) -> sa.ColumnElement[bool]:
 
 def _as_of(task: UploadTask, now: datetime) -> UploadTask:
     """A task past its expiry has expired, whether or not the sweeper came by."""
-    overdue = task.status is TaskStatus.IN_PROGRESS and task.expires_at <= now
+    overdue = task.status is TaskStatus.IN_PROGRESS and _is_past(task, now)
     return replace(task, status=TaskStatus.EXPIRED) if overdue else task
+
+
+def _is_past(task: Any, now: datetime) -> bool:
+    """``_PAST``, of a task or its row."""
+    return task.expires_at <= now or (task.expired_at is not None and task.expired_at <= now)
 
 
 def chunk(conn: Connection, task_id: str, index: int) -> Chunk | None:
@@ -328,8 +338,10 @@ def complete(
         raise TaskClosed(
             "A chunk was replaced while the upload was being completed: complete it again."
         )
-    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
     fitted = bundles.fit(conn, file, file.created_at)
+    if fitted.expired_at is not None and fitted.expired_at <= file.created_at:
+        raise TaskClosed(_WHY_CLOSED[TaskStatus.EXPIRED])
+    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
     files.record(conn, blob, fitted, new_jobs)
     return fitted
 

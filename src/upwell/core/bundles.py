@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from upwell.core import passcodes, policy
 from upwell.core.blobs import stored_size
+from upwell.core.homes import home_of
 from upwell.core.zips import Archive, Entry, archive_names
 from upwell.errors import (
     BundleNotFound,
@@ -216,7 +217,7 @@ class Bundles:
         )
 
     def _opener(self, pool_id: str, key: str) -> Callable[[], BlobReader]:
-        return lambda: self._homes[pool_id].store.open(key)
+        return lambda: home_of(self._homes, pool_id).store.open(key)
 
     def _check(self, bundle: Bundle, phc: str, asker: Asker, passcode: str) -> None:
         if self._passcodes.knows(passcode, phc):

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
-from upwell.core.homes import pool_not_found
+from upwell.core.homes import home_of, pool_not_found
 from upwell.core.keys import new_id
 from upwell.core.sealed import fold_of
 from upwell.core.sealing import (
@@ -21,7 +21,7 @@ from upwell.core.sealing import (
     seal_whole,
     stored_layout,
 )
-from upwell.errors import BundleNotFound, HashMismatch, UpwellError
+from upwell.errors import BundleNotFound, HashMismatch, NotReady, UpwellError
 from upwell.model import (
     DEFAULT_POOL_ID,
     GENERIC_TYPE,
@@ -53,9 +53,11 @@ _SEALED_CHUNK = 32 << 20  # bytes of an encrypted chunk: it is sealed in memory
 @dataclass(frozen=True, slots=True)
 class Destination:
     """Where an upload goes: its pool's home, how long the file lives there, and how much may be
-    held there."""
+    held there. Without its bundle the file would live until ``own_end``: an upload keeps that,
+    because its bundle may change."""
 
     home: Home
+    own_end: datetime | None
     expired_at: datetime | None
     allowance: Allowance
 
@@ -135,11 +137,10 @@ class Creating:
                 raise BundleNotFound("There is no such bundle of yours; leave bundle_id out.")
         rules = home.pool.policy
         policy.accept(new, rules, now)
-        expires = policy.lives_until(
-            new.expired_at, rules, bundle.expired_at if bundle else None, now
-        )
+        own = policy.lives_until(new.expired_at, rules, None, now)
+        expires = policy.lives_until(own, rules, bundle.expired_at if bundle else None, now)
         allowance = policy.allowance(principal, home.pool, self._limits.account_quota)
-        return Destination(home, expires, allowance)
+        return Destination(home, own, expires, allowance)
 
     def _existing(
         self, principal: Principal, new: NewUpload, there: Destination
@@ -165,7 +166,10 @@ class Creating:
         """The type of a content that is there already."""
         if declared != GENERIC_TYPE:
             return declared
-        with suppress(OSError), closing(self._homes[blob.pool_id].store.open(blob.key)) as reader:
+        with (
+            suppress(OSError, NotReady),
+            closing(home_of(self._homes, blob.pool_id).store.open(blob.key)) as reader,
+        ):
             return self._senses.type_of(declared, reader.read_at(0, HEAD))
         return declared
 
@@ -185,7 +189,7 @@ class Creating:
             file_name=new.file_name,
             content_type=new.content_type,
             digest=new.digest,
-            expired_at=there.expired_at,
+            expired_at=there.own_end,
             layout=Layout("", new.file_size, size),
             status=TaskStatus.IN_PROGRESS,
             created_at=now,

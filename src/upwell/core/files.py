@@ -8,9 +8,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from upwell.core import policy
+from upwell.core.homes import home_of
 from upwell.core.sealed import SealedReader
 from upwell.core.sealing import KeyCache
-from upwell.errors import AuthRequired, FileNotFound, PasswordRequired, PreviewNotFound
+from upwell.errors import (
+    AuthRequired,
+    FileNotFound,
+    NotReady,
+    PasswordRequired,
+    PreviewNotFound,
+)
 from upwell.model import ALL_FILES, GENERIC_TYPE, Garbage, Scope
 
 if TYPE_CHECKING:
@@ -143,7 +150,7 @@ class Files:
         """A file that the asker was found to be allowed to read."""
         if form in (Form.THUMBNAIL, Form.PREVIEW):
             return self._derived(file, form)
-        store, blob = self._homes[file.blob.pool_id].store, file.blob
+        store, blob = home_of(self._homes, file.blob.pool_id).store, file.blob
         reader = store.open(blob.key)
         if form is Form.RAW and file.encrypted:
             version, name = f"{blob.id}.age", f"{file.name}.age"
@@ -162,7 +169,7 @@ class Files:
         key = blob.thumbnail_key if form is Form.THUMBNAIL else blob.preview_key
         if key is None:
             raise PreviewNotFound(f"There is no {form} of this file, or not yet.")
-        reader = self._homes[blob.pool_id].store.open(key)
+        reader = home_of(self._homes, blob.pool_id).store.open(key)
         return OpenFile(f"{file.name}.webp", "image/webp", key, file.created_at, reader)
 
     def _unsealed(
@@ -207,8 +214,9 @@ class Files:
         raise _not_found()
 
     def _is_shared(self, file: CloudFile, bundle: Bundle | None, asker: Asker) -> bool:
-        if self._homes[file.pool_id].pool.policy.allow_anonymous:
-            return True
+        with suppress(NotReady):  # it may be shared all the same, and a stranger is told nothing
+            if home_of(self._homes, file.pool_id).pool.policy.allow_anonymous:
+                return True
         return bundle is not None and self._bundles.admits(bundle, asker)
 
     def mine(
@@ -228,6 +236,12 @@ class Files:
     def rename(self, principal: Principal, file_id: str, name: str) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, name=name))
 
+    def describe(self, principal: Principal, file_id: str, text: str) -> CloudFile:
+        """An empty text takes the description away."""
+        return self._change(
+            principal, file_id, lambda file: replace(file, description=text or None)
+        )
+
     def set_meta(self, principal: Principal, file_id: str, meta: dict[str, Any]) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, user_meta=meta))
 
@@ -241,14 +255,15 @@ class Files:
         policy.require(principal, Scope.WRITE)
         now, account = self._clock(), principal.account.id
         file = self._catalog.file(file_id, now, account)
-        if file is not None and self._homes[file.pool_id].pool.policy.enable_recycle:
+        pool = None if file is None else self._catalog.pool(file.pool_id)
+        if pool is not None and pool.policy.enable_recycle:
             if not self._catalog.recycle_file(file_id, account, now):
                 raise _not_found()
             return
         if not self._catalog.delete_file(file_id, account, now):
             raise _not_found()
         if file is not None:
-            with suppress(OSError):  # the sweeper comes back for what is left
+            with suppress(OSError, NotReady):  # the sweeper comes back for what is left
                 self._free(file)
 
     def restore(self, principal: Principal, file_id: str) -> CloudFile:
@@ -285,7 +300,7 @@ class Files:
         for key in (blob.key, blob.thumbnail_key, blob.preview_key):
             item = key and Garbage(blob.pool_id, key)
             if item and self._catalog.is_garbage(item):
-                self._homes[item.pool_id].store.delete(item.key)
+                home_of(self._homes, item.pool_id).store.delete(item.key)
                 self._catalog.forget_garbage([item])
 
 

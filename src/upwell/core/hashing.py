@@ -20,10 +20,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from upwell.core import running
+from upwell.core.buffers import Recent
 from upwell.errors import NotReady
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from upwell.core.ports import Catalog, UploadReader
     from upwell.core.running import RunningDigest
@@ -65,7 +66,7 @@ class Follower:
     Several processes may follow one upload: the store's claim lets one of them hash at a
     time, and each goes on from what the last one remembered. ``run`` is called by one thread
     at a time; everything else by any thread. ``learn`` reads acknowledged chunks from an
-    index on.
+    index on; what ``recent`` has need not be read.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class Follower:
         task: UploadTask,
         open_reader: Callable[[], UploadReader],
         learn: Callable[[int], dict[int, str | None]],
+        recent: Recent | None = None,
     ) -> None:
         self.layout = task.layout
         self._algorithms = algorithms_for(task.digest)
         self._open_reader = open_reader
         self._learn = learn
+        self._recent = recent or Recent()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._waiters: list[Future[Digests]] = []
@@ -202,14 +205,20 @@ class Follower:
     def _hash_chunk(
         self, reader: UploadReader, index: int, staged: str | None, digests: list[RunningDigest]
     ) -> None:
+        with self._recent.taken(self.layout.key, index) as content:
+            for piece in self._read(reader, index, staged) if content is None else [content]:
+                for each in digests:
+                    each.update(piece)
+
+    def _read(self, reader: UploadReader, index: int, staged: str | None) -> Iterator[memoryview]:
+        """A chunk in pieces, each until the next one is asked for."""
         buffer, offset, length = _buffer(), 0, self.layout.length(index)
         while offset < length:
             count = reader.read_into(index, staged, offset, buffer)
             if count == 0:
                 message = f"chunk {index} of {self.layout.key} is shorter than acknowledged"
                 raise OSError(message)
-            for each in digests:
-                each.update(buffer[:count])
+            yield buffer[:count]
             offset += count
 
     def _memo(self) -> bytes:
@@ -292,10 +301,15 @@ class Followers:
     MOST = 10_000
 
     def __init__(
-        self, catalog: Catalog, open_reader: Callable[[UploadTask], UploadReader], threads: int
+        self,
+        catalog: Catalog,
+        open_reader: Callable[[UploadTask], UploadReader],
+        threads: int,
+        recent: Recent | None = None,
     ) -> None:
         self._catalog = catalog
         self._open_reader = open_reader
+        self._recent = recent or Recent()
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="upwell-hash")
         self._lock = threading.Lock()
         self._by_task: dict[str, Follower] = {}
@@ -323,7 +337,9 @@ class Followers:
 
     def forget(self, task_id: str) -> None:
         with self._lock:
-            self._by_task.pop(task_id, None)
+            follower = self._by_task.pop(task_id, None)
+        if follower:
+            self._recent.forget(follower.layout.key)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
@@ -341,6 +357,7 @@ class Followers:
                     task,
                     lambda: self._open_reader(task),
                     lambda index: self._acknowledged(task.id, index),
+                    self._recent,
                 )
                 self._by_task[task.id] = follower
             return follower

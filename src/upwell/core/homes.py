@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from upwell.errors import PoolNotFound
+from upwell.errors import NotReady, PoolNotFound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,6 +80,18 @@ class Homes(Mapping[str, Home]):
             home = Home(pool, self._stores[pool.id])
         self._seen[pool.id] = (time.monotonic(), home)
         return home
+
+
+def home_of(homes: Mapping[str, Home], pool_id: str) -> Home:
+    """The home of what is stored. Raises NotReady when its pool has no row (any more), or its
+    store is not there."""
+    home = homes.get(pool_id)
+    if home is None:
+        raise NotReady(
+            "The pool of this file is not known here: its operator has to make it again, with "
+            "`upwell pool create --id` and the file's pool_id."
+        )
+    return home
 
 
 def pool_not_found() -> PoolNotFound:

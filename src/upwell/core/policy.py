@@ -87,7 +87,7 @@ def allowance(principal: Principal, pool: Pool, default_quota: int | None) -> Al
 
 
 def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) -> None:
-    """Raises QuotaExceeded when ``more`` bytes are over what may be held.
+    """Raises QuotaExceeded when ``more`` bytes are over what may be held; none always fit.
 
     The catalog decides again, in the transaction that takes them.
     """
@@ -95,7 +95,7 @@ def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) ->
         ("pool", allowed.pool, pool.total),
         ("account", allowed.account, sum(each.total for each in account)),
     ):
-        if quota is not None and used + more > quota:
+        if more and quota is not None and used + more > quota:
             raise QuotaExceeded.of(scope, quota=quota, used=used, needed=more)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from upwell.core import policy
 from upwell.core.homes import pool_not_found
-from upwell.errors import FileNotFound, PoolInUse, ValidationFailed
+from upwell.errors import FileNotFound, NotReady, PoolInUse, ValidationFailed
 from upwell.model import DEFAULT_POOL_ID, JobKind, NewJob, Policy, Pool, Scope, Usage
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ MAX_BYTES = 10**18  # written the same as an integer and as a float
 MAX_EXPIRY = timedelta(days=36525)
 
 _EVERYTHING = 2**31
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = 10  # moves of one file that are told of
 
 
@@ -202,8 +203,11 @@ class Pools:
         return pool
 
     def named(self, pool_id: str) -> Pool:
-        """A pool by its id, for whoever was shown a file of it."""
-        return self._homes[pool_id].pool
+        """A pool by its id, for whoever was shown a file of it; one that has no row any more
+        goes by its id."""
+        with suppress(NotReady, KeyError):
+            return self._homes[pool_id].pool
+        return self._catalog.pool(pool_id) or _lost(pool_id)
 
     def create(self, principal: Principal, new: NewPool) -> Pool:
         """For admins. Raises PoolExists; ValidationFailed when the path is not usable."""
@@ -235,9 +239,11 @@ class Pools:
         """What the caller holds, and may hold."""
         policy.require(principal, Scope.READ)
         used = self._catalog.usage(principal.account.id)
+        known = self._catalog.pools()
+        lost = used.keys() - {pool.id for pool in known}
         pools = [
             PoolUsage(pool, used.get(pool.id, Usage()))
-            for pool in self._catalog.pools()
+            for pool in (*known, *map(_lost, sorted(lost)))
             if pool.id in used or policy.may_use(principal, pool)
         ]
         quota = principal.account.quota
@@ -289,6 +295,11 @@ class Pools:
         real = _real(path)
         if not any(real.is_relative_to(root.resolve()) for root in self._roots):
             raise _bad("path", "must be in one of the server's pool_roots")
+
+
+def _lost(pool_id: str) -> Pool:
+    """A pool that files name and that has no row any more."""
+    return Pool(pool_id, pool_id, Policy(), None, None, _LONG_AGO, _LONG_AGO)
 
 
 def _require_admin(principal: Principal) -> None:

@@ -473,6 +473,10 @@ class JobRows(Protocol):
         """It failed, and is to be tried again then."""
         ...
 
+    def release_job(self, job_id: int, holder: str, due_at: datetime) -> bool:
+        """It was not done, and is no failure: that it was claimed does not count."""
+        ...
+
     def job(self, job_id: int) -> Job | None: ...
 
     def jobs(self, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:

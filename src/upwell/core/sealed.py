@@ -20,55 +20,17 @@ from upwell.errors import ChunkConflict
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from upwell.core.buffers import Budget, Recent
     from upwell.core.ports import BlobReader, ChunkSlot, UploadReader
     from upwell.core.sealing import KeyCache
     from upwell.model import Chunk, Layout
 
-BUDGET = 256 << 20  # bytes of memory for the chunks that are being sealed
 _HEAD_LIMIT = 1 << 10  # bytes in which the head of a file of ours is found
 _NONCE = 12  # bytes (RFC 8439)
-_IDLE = 48 << 20  # bytes of memory that is kept for the next chunks
 _RUN = 16  # blocks read at once
 _PIECE = 512 << 10  # bytes written or hashed at once: they stay in the caches
 
 _local = threading.local()
-
-
-class Budget:
-    """Memory, shared by all who seal. Thread-safe."""
-
-    def __init__(self, limit: int = BUDGET) -> None:
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._idle: list[bytearray] = []
-        self.used = 0
-
-    def take(self, size: int) -> bool:
-        """Whether there is room, taken then. What is larger than all of it gets it alone."""
-        with self._lock:
-            if self.used and self.used + size > self._limit:
-                return False
-            self.used += size
-            return True
-
-    def give(self, size: int) -> None:
-        with self._lock:
-            self.used -= size
-
-    def lend(self, size: int) -> bytearray:
-        """Memory of that size, with whatever in it. Fresh memory costs as much as sealing."""
-        with self._lock:
-            for at, each in enumerate(self._idle):
-                if len(each) == size:
-                    return self._idle.pop(at)
-        return bytearray(size)
-
-    def take_back(self, buffer: bytearray) -> None:
-        """What was lent, and is no longer used; it never held anything in clear."""
-        with self._lock:
-            self._idle.append(buffer)
-            while sum(map(len, self._idle)) > min(_IDLE, self._limit):
-                self._idle.pop(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +70,15 @@ class SealedSlot:
         index: int,
         *,
         budget: Budget,
+        recent: Recent,
         intend: Callable[[str], str],
         acknowledged: Callable[[], Chunk | None],
     ) -> None:
         self._inner = inner
+        self._key = upload.layout.key
         self._index = index
         self._budget = budget
+        self._recent = recent
         self._intend = intend
         self._acknowledged = acknowledged
         self._head = b"" if index else upload.sealing.header
@@ -126,7 +91,9 @@ class SealedSlot:
         self._position = 0  # bytes of plaintext written
         self._buffer: bytearray | None = None
         self._sealed = memoryview(bytearray())
+        self._filled = 0  # bytes of it
         self._partial = memoryview(bytearray())  # plaintext of a block that is not whole yet
+        self._plain: bytearray | None = None  # all of it, when there is memory for that
         self._hash = xxhash.xxh3_128()
 
     def acquire(self) -> bool:
@@ -152,13 +119,18 @@ class SealedSlot:
             self._buffer = self._budget.lend(age.sealed_size(self._length, len(self._head)))
             self._sealed = memoryview(self._buffer)
             self._partial = memoryview(bytearray(age.BLOCK))
-        self._sealed[: len(self._head)] = self._head
+            self._plain = self._recent.lend(self._length)
+        self._filled = len(self._head)
+        self._sealed[: self._filled] = self._head
         self._hash.update(self._head)
 
     def write(self, data: memoryview) -> None:
         """Raises ValueError when the body is longer than the chunk."""
         if self._position + len(data) > self._length:
             raise ValueError("the body is longer than its chunk")
+        if self._plain is not None:
+            memoryview(self._plain)[self._position : self._position + len(data)] = data
+        hashed = self._filled
         while data:
             waiting = self._position % age.BLOCK
             size = min(age.BLOCK, self._length - self._position + waiting)
@@ -169,15 +141,15 @@ class SealedSlot:
             if waiting + len(piece) == size:
                 self._seal(piece if len(piece) == size else self._partial[:size])
             data = data[len(piece) :]
+        self._hash.update(self._sealed[hashed : self._filled])
 
     def _seal(self, plain: memoryview) -> None:
         """The block that ends at the position."""
         number = (self._position - 1) // age.BLOCK
-        start = len(self._head) + number * age.SEALED_BLOCK
-        target = self._sealed[start : start + len(plain) + age.TAG]
+        target = self._sealed[self._filled : self._filled + len(plain) + age.TAG]
         last = self._final and self._position == self._length
         self._stream.seal(self._first + number, plain, target, last=last)
-        self._hash.update(target)
+        self._filled += len(target)
 
     def commit(self) -> Chunk:
         """A re-send of what is acknowledged writes nothing, and returns its row.
@@ -198,6 +170,9 @@ class SealedSlot:
 
     def keep(self) -> None:
         self._inner.keep()
+        if self._plain is not None:
+            self._recent.keep(self._key, self._index, self._plain)
+            self._plain = None
 
     def close(self) -> None:
         self._partial[:] = bytes(len(self._partial))
@@ -205,6 +180,9 @@ class SealedSlot:
         if self._buffer is not None:
             self._budget.take_back(self._buffer)
             self._buffer = None
+        if self._plain is not None:
+            self._recent.take_back(self._plain)
+            self._plain = None
         try:
             self._inner.close()
         finally:

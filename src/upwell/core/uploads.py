@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from upwell.core import hashing, policy
+from upwell.core.buffers import Budget, Recent
 from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, sealed_of
-from upwell.core.homes import pool_not_found
+from upwell.core.homes import home_of
 from upwell.core.keys import new_id
 from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
 from upwell.core.sealed import (
-    Budget,
     SealedReader,
     SealedSlot,
     SealedUpload,
@@ -32,6 +32,7 @@ from upwell.errors import (
     ChunksMissing,
     HashMismatch,
     InternalError,
+    NotReady,
     TaskClosed,
     TaskNotFound,
 )
@@ -96,8 +97,11 @@ class Uploads:
             catalog, homes, clock, self._key, limits=limits, senses=self._senses
         )
         self._budget = Budget()
+        self._recent = Recent()
         self._inspected: dict[str, int] = {}  # task → revision whose bytes were looked through
-        self._followers = hashing.Followers(catalog, self._open_reader, limits.hash_threads)
+        self._followers = hashing.Followers(
+            catalog, self._open_reader, limits.hash_threads, self._recent
+        )
 
     def close(self) -> None:
         self._followers.close()
@@ -152,6 +156,7 @@ class Uploads:
             sealed,
             index,
             budget=self._budget,
+            recent=self._recent,
             intend=lambda fingerprint: self._catalog.intend_chunk(task.id, index, fingerprint),
             acknowledged=lambda: self.acknowledged(task, index),
         )
@@ -250,9 +255,17 @@ class Uploads:
             return self._completed(principal, task)
         if task.status is not TaskStatus.IN_PROGRESS:
             raise _closed(task)
+        self._require_life(principal, task)
         if task.received_count < task.layout.count:
             raise _chunks_missing(self._status(task))
         return Verifying(task, self._followers.digests(task))
+
+    def _require_life(self, principal: Principal, task: UploadTask) -> None:
+        """Raises TaskNotFound when the bundle that the file was to go into has expired."""
+        now, account = self._clock(), principal.account.id
+        if task.bundle_id and self._catalog.bundle(task.bundle_id, account, now) is None:
+            self._catalog.expire_bundles(now)
+            self._task(principal, task.id)
 
     def finish_complete(self, principal: Principal, verifying: Verifying) -> CloudFile | Verifying:
         """Publish a verified upload (I4); ``Verifying`` again when it changed meanwhile.
@@ -317,7 +330,7 @@ class Uploads:
                 return None
             store.publish(layout, self._catalog.chunks(task.id))
             file = self._file_of(current, self._blob_of(current, digests))
-            jobs = self._senses.jobs_for(file, self._homes[file.pool_id].pool.policy)
+            jobs = self._senses.jobs_for(file, home_of(self._homes, file.pool_id).pool.policy)
             file = self._catalog.complete(task.id, task.revision, file.blob, file, jobs)
             store.unstage(task.layout.key)
         self._followers.forget(task.id)
@@ -368,16 +381,13 @@ class Uploads:
         if not self._catalog.cancel(principal.account.id, task_id, self._clock()):
             raise _closed(self._task(principal, task_id))
         self._followers.forget(task_id)
-        with suppress(OSError):  # the sweeper comes back for what is left
+        with suppress(OSError, NotReady):  # the sweeper comes back for what is left
             self._store_of(task.pool_id).delete(task.layout.key)
 
     # helpers
 
     def _store_of(self, pool_id: str) -> BlobStore:
-        home = self._homes.get(pool_id)
-        if home is None:  # it was removed at the instant in which the upload was created
-            raise pool_not_found()
-        return home.store
+        return home_of(self._homes, pool_id).store
 
     def _file_of(self, task: UploadTask, blob: Blob) -> CloudFile:
         now = self._clock()

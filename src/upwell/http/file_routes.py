@@ -14,7 +14,15 @@ from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, described_headers,
 from upwell.http.forms import FORM_TYPE, form_field
 from upwell.http.guard import asker_of, call, in_thread
 from upwell.http.refusals import refusal_page, wants_page
-from upwell.http.schemas import BatchDelete, CloudFileOut, Deleted, Rename, SetMarks, SetMeta
+from upwell.http.schemas import (
+    BatchDelete,
+    CloudFileOut,
+    Deleted,
+    Describe,
+    Rename,
+    SetMarks,
+    SetMeta,
+)
 from upwell.http.upload_routes import TOTAL, Offset, Take
 from upwell.model import FileOrder, FileQuery
 
@@ -215,6 +223,10 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
     @router.patch("/{file_id}/name", summary="Rename", responses=changed)
     async def rename_file(request: Request, file_id: FileId, body: Rename) -> CloudFileOut:
         return await answer(request, lambda p: verbs.files.rename(p, file_id, body.name))
+
+    @router.put("/{file_id}/description", summary="Describe in words", responses=changed)
+    async def describe_file(request: Request, file_id: FileId, body: Describe) -> CloudFileOut:
+        return await answer(request, lambda p: verbs.files.describe(p, file_id, body.description))
 
     @router.put("/{file_id}/meta", summary="Set the user's own metadata", responses=changed)
     async def set_file_meta(request: Request, file_id: FileId, body: SetMeta) -> CloudFileOut:

@@ -195,12 +195,24 @@ class DirectUpload(CreateUpload):
 def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
     told = {key: field.pop(key) for key in ("title", "description") if key in field}
     field.pop("default", None)
-    full = field.pop("anyOf", [field])[0]
-    return told | {"anyOf": [full, {"type": "string", "maxLength": 0}]}
+    full: dict[str, Any] = field.pop("anyOf", [field])[0]
+    if full["type"] != "string" or "format" in full:
+        return told | {"anyOf": [full, {"type": "string", "maxLength": 0}]}
+    full.pop("minLength", None)
+    pattern = {"pattern": f"{full['pattern']}|^$"} if "pattern" in full else {}
+    return told | full | pattern
 
 
 class Rename(RequestBody):
     name: Name
+
+
+class Describe(RequestBody):
+    description: Annotated[
+        str,
+        StringConstraints(max_length=4096, pattern=r"^[^\x00]*$"),
+        Field(description="Of the file, in words; empty takes it away."),
+    ]
 
 
 class SetMeta(RequestBody):
@@ -246,7 +258,7 @@ class CloudFileOut(BaseModel):
 
     id: str = Field(max_length=32)
     name: str
-    description: str | None
+    description: str | None = Field(description="The user's own.")
     file_meta: dict[str, Any] = Field(
         description="What the content is, as far as that is known: dimensions, duration, …"
     )
@@ -265,8 +277,8 @@ class CloudFileOut(BaseModel):
     bundle_id: UUID | None = Field(description="The bundle that it is in.")
     is_marked_recycle: bool = Field(description="It is in the recycle bin.")
     storage_id: str = Field(description="Of the stored bytes, which files may share.")
-    storage_url: str | None = Field(description="Always null: bytes are read here.")
-    references: list[Any] = Field(description="Always empty.")
+    storage_url: str | None = Field(description="Always null: this server alone hands out bytes.")
+    references: list[Any] = Field(description="Always empty: nothing but its bundle uses it.")
     account_id: str
     resource_identifier: str = Field(description="`file:{id}`")
     created_at: Instant
@@ -372,7 +384,9 @@ class TaskOut(BaseModel):
     hash: str | None = Field(description="Hex; null when none was declared.")
     pool_id: UUID
     bundle_id: UUID | None = Field(description="The bundle that the file goes into.")
-    expired_at: Instant | None = Field(description="From when on the file is gone.")
+    expired_at: Instant | None = Field(
+        description="From when on the file is gone; its bundle may end it earlier."
+    )
     status: TaskStatus
     chunk_size: int = Field(description="Bytes.")
     chunks_count: int = Field(description="In all.")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from upwell.core import blobs, policy
 from upwell.core.creating import Senses
+from upwell.core.homes import home_of
 from upwell.core.keys import new_id
-from upwell.errors import PoolNotFound, Refused, StorageFull, TooLarge, UpwellError
+from upwell.errors import PoolNotFound, Refused, TooLarge, Unavailable, UpwellError
 from upwell.jobs.runner import JobFailed
 from upwell.model import Allowance
 
@@ -59,7 +60,7 @@ class Moves:
             raise JobFailed(error.message, for_good=True) from error
         except PoolNotFound as error:
             raise JobFailed("the pool is gone", for_good=True) from error
-        except StorageFull as error:
+        except Unavailable as error:
             raise JobFailed(error.message) from error
         except FileNotFoundError as error:
             raise JobFailed("its bytes are gone") from error
@@ -126,7 +127,7 @@ class Moves:
     ) -> Blob:
         """The blob that the copy is; ``copied`` is told of its keys. What the target's policy
         does not want to be known of a content does not go along."""
-        source, rules = self.homes[blob.pool_id].store, target.pool.policy
+        source, rules = home_of(self.homes, blob.pool_id).store, target.pool.policy
         keeping = blobs.kept_young(target.store, copied, advance)
 
         def copy(key: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
+from upwell.core.homes import home_of
 from upwell.jobs.runner import JobFailed
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Previews:
         file = self.catalog.file(lease.job.subject, self.clock(), None)
         if file is None or file.encrypted or file.blob.facts is not None:
             return
-        store = self.homes[file.blob.pool_id].store
+        store = home_of(self.homes, file.blob.pool_id).store
         try:
             examined = self._look_at(store, file)
         except FileNotFoundError:
@@ -65,7 +66,7 @@ class Previews:
 
     def _keep(self, store: BlobStore, file: CloudFile, examined: Examined | None) -> None:
         """Bytes first, then the row (I2); what the row does not take is removed again."""
-        rules = self.homes[file.pool_id].pool.policy
+        rules = home_of(self.homes, file.pool_id).pool.policy
         facts = examined.facts if examined and not rules.no_metadata else {}
         images = [examined.thumbnail, examined.preview] if examined else [None, None]
         if rules.no_optimization:

@@ -8,7 +8,7 @@ the client sends it again; files that are damaged are named, and dropped only wh
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from upwell.core.blobs import problem_of, stored_size
@@ -128,21 +128,38 @@ class Recovery:
 
     def _replay_pool(self, pool: Pool) -> None:
         there = self._catalog.pool(pool.id)
-        with suppress(PoolExists):
-            if there is None:
+        if there is None:
+            with suppress(PoolExists):
                 self._catalog.add_pool(pool)
-            elif there.updated_at < pool.updated_at:
-                self._catalog.update_pool(pool.id, pool.updated_at, lambda _: pool)
+        elif there.updated_at < pool.updated_at:
+            self._change_pool(there, pool)
+
+    def _change_pool(self, there: Pool, pool: Pool) -> None:
+        """Its policy counts, whoever has its name: nothing tells which pools were removed."""
+        try:
+            self._catalog.update_pool(pool.id, pool.updated_at, lambda _: pool)
+        except PoolExists:
+            named = replace(pool, name=there.name)
+            self._catalog.update_pool(pool.id, pool.updated_at, lambda _: named)
 
     def _replay_bundle(self, bundle: Bundle) -> None:
         then, account = bundle.updated_at, bundle.account_id
         live = bundle.expired_at is None or bundle.expired_at > self._clock()
         there = self._catalog.bundle(bundle.id, account, then)
-        with suppress(SlugTaken):
-            if there is None and live and self._knows(account):
+        if there is None and live and self._knows(account):
+            with suppress(SlugTaken):
                 self._catalog.add_bundle(bundle)
-            elif there is not None and there.updated_at < then:
-                self._catalog.update_bundle(bundle.id, account, then, lambda _: bundle)
+        elif there is not None and there.updated_at < then:
+            self._change_bundle(there, bundle)
+
+    def _change_bundle(self, there: Bundle, bundle: Bundle) -> None:
+        """Its passcode and end count, whoever has its slug."""
+        which = (bundle.id, bundle.account_id, bundle.updated_at)
+        try:
+            self._catalog.update_bundle(*which, lambda _: bundle)
+        except SlugTaken:
+            named = replace(bundle, slug=there.slug)
+            self._catalog.update_bundle(*which, lambda _: named)
 
     def _knows(self, account_id: str) -> bool:
         return any(account.id == account_id for account in self._catalog.accounts())
@@ -180,9 +197,10 @@ class Recovery:
         catalog, which = self._catalog, (file.id, file.account_id)
         if there.recycled_at is not None:
             catalog.restore_file(*which, file.updated_at)
+        catalog.update_file(*which, file.updated_at, lambda _: file)
+        # Last: the bundle may have been cut since, and then its files with it.
         if catalog.set_bundle(*which, file.bundle_id, file.updated_at) is None:
             catalog.set_bundle(*which, None, file.updated_at)
-        catalog.update_file(*which, file.updated_at, lambda _: file)
         if file.recycled_at is not None:
             catalog.recycle_file(*which, file.recycled_at)
 
@@ -201,14 +219,15 @@ class Recovery:
     # uploads in progress
 
     def _check_task(self, task: UploadTask) -> None:
+        if self._may_have_been_sealed(task):  # also where its store is not there now
+            self._found.uploads += 1
+            self._close(task)
+            return
         store = self._store(task.pool_id)
         if store is None:
             return
         self._found.uploads += 1
         try:
-            if self._may_have_been_sealed(task):
-                self._close(task)
-                return
             store.reader(stored_layout_of(task)).close()
             self._check_chunks(store, task)
         except FileNotFoundError:

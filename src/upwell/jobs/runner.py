@@ -115,8 +115,18 @@ class Runner:
         job = self._catalog.claim_job((kind,), self._holder_name(), now, now + LEASE)
         if job is None:
             return False
-        self._do(job, self._works[kind])
+        work = self._works[kind]
+        if job.attempts > _tries(work):
+            self._give_up(job)
+        else:
+            self._do(job, work)
         return True
+
+    def _give_up(self, job: Job) -> None:
+        """Nobody was left to say how its last try ended."""
+        _log.error("a job ended its process each time; it is given up", **_named(job))
+        error = "it ended its process each time"
+        self._catalog.finish_job(job.id, self._holder_name(), self._clock(), error)
 
     def _do(self, job: Job, work: Work) -> None:
         holder = self._holder_name()
@@ -134,18 +144,18 @@ class Runner:
         except LeaseLost:
             return
         except Stopping:
-            self._catalog.retry_job(job.id, holder, self._clock(), "the server was stopped")
+            self._catalog.release_job(job.id, holder, self._clock())
         except JobFailed as error:
             self._failed(job, work, str(error), for_good=error.for_good)
         except Exception as error:  # noqa: BLE001 - a job that fails must not take the others along
-            _log.exception("a job failed", kind=job.kind, subject=job.subject)
+            _log.exception("a job failed", **_named(job))
             self._failed(job, work, type(error).__name__, for_good=False)
         else:
             self._catalog.finish_job(job.id, holder, self._clock())
 
     def _failed(self, job: Job, work: Work, error: str, *, for_good: bool) -> None:
         now, holder = self._clock(), self._holder_name()
-        if for_good or job.attempts > len(work.delays):
+        if for_good or job.attempts >= _tries(work):
             self._catalog.finish_job(job.id, holder, now, error)
             return
         self._catalog.retry_job(job.id, holder, self._again_at(job, work, now), error)
@@ -157,3 +167,11 @@ class Runner:
     def _holder_name(self) -> str:
         """Of this thread: no two jobs in hand have the same holder."""
         return f"{self._holder}-{threading.get_ident()}"
+
+
+def _tries(work: Work) -> int:
+    return 1 + len(work.delays)
+
+
+def _named(job: Job) -> dict[str, str]:
+    return {"kind": str(job.kind), "subject": job.subject}

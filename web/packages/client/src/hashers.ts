@@ -15,7 +15,7 @@ interface Job extends Hashing {
 
 /** A few workers that all uploads share. */
 export class Hashers {
-  readonly #workers: HashWorker[] = [];
+  #workers: HashWorker[] = [];
   #broken = typeof Worker === "undefined";
 
   /** See {@link Platform.sha256}. */
@@ -32,12 +32,13 @@ export class Hashers {
   }
 
   #worker(): HashWorker {
+    this.#workers = this.#workers.filter((each) => !each.ended);
     const free = this.#workers.find((each) => each.jobs === 0);
     const most = Math.min(MOST_WORKERS, navigator.hardwareConcurrency || 1);
     if (free || this.#workers.length >= most) {
       return free ?? this.#workers.reduce((one, other) => (other.jobs < one.jobs ? other : one));
     }
-    const made = new HashWorker(() => this.#workers.splice(this.#workers.indexOf(made), 1));
+    const made = new HashWorker();
     this.#workers.push(made);
     return made;
   }
@@ -49,12 +50,11 @@ class WorkerBroken extends Error {}
 class HashWorker {
   readonly #worker: Worker;
   readonly #jobs = new Map<number, Job>();
-  readonly #ended: () => void;
+  ended = false;
   #next = 0;
   #idle: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(ended: () => void) {
-    this.#ended = ended;
+  constructor() {
     this.#worker = startWorker();
     this.#worker.onmessage = ({ data }: MessageEvent<HashReport>) => this.#heard(data);
     this.#worker.onerror = (event) => this.#broke(event.message);
@@ -105,7 +105,7 @@ class HashWorker {
   }
 
   #end(): void {
-    this.#ended();
+    this.ended = true;
     this.#worker.terminate();
   }
 }

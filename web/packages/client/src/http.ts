@@ -19,6 +19,8 @@ export interface Asked {
   json?: unknown;
   headers?: Record<string, string>;
   signal?: AbortSignal;
+  /** Milliseconds in which the answer comes, or it fails; two minutes by default. */
+  timeout?: number;
 }
 
 /** A body to be sent, without what every request carries. */
@@ -36,9 +38,9 @@ export class Http {
     this.#fetch = fetcher;
   }
 
-  /** Whether `send` tells how far a body is while it is on its way. */
-  get watchesBodies(): boolean {
-    return platform.watchesBodies && !this.#fetch;
+  /** Whether `send` tells how far this body is while it is on its way. */
+  watches(body: Blob | FormData): boolean {
+    return platform.watches(body) && !this.#fetch;
   }
 
   /** The whole address of a path of the API. */
@@ -88,7 +90,7 @@ export class Http {
 
   async #ask(method: string, path: string, asked: Asked): Promise<Answer> {
     const json = asked.json === undefined ? {} : { "Content-Type": "application/json" };
-    const deadline = new Deadline(ANSWER_WITHIN, asked.signal);
+    const deadline = new Deadline(asked.timeout ?? ANSWER_WITHIN, asked.signal);
     try {
       return await fetchAnswer(this.#fetcher, this.url(path, asked.query), {
         method,

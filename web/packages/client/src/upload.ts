@@ -20,6 +20,7 @@ import { type Remembered, rememberedOf, tokenOf } from "./token.ts";
 const CHUNK_SIZE = 5 << 20;
 /** Bytes up to which one request is quicker than asking first whether the server has the file. */
 const DIRECT_SIZE = 1 << 20;
+const VERIFIED_WITHIN = 900_000; // milliseconds: after a restart the server reads the file again
 const ANSWER = 4; // times as long may the answer take, once the body is out of our hands
 const SLOWEST = 16; // bytes a millisecond that a body makes at least, where nobody can watch it
 // The server takes smaller ones only, or the body was damaged.
@@ -354,12 +355,13 @@ export class Upload {
     signal: AbortSignal,
   ): Promise<CloudFile> {
     const path = `/api/files/upload/complete/${task.task_id}`;
+    const asked = { signal, timeout: VERIFIED_WITHIN };
     let resent = false;
     for (let round = 0; round < MOST_ROUNDS; round += 1) {
       this.#enter("verifying");
       this.#tell("verifying", task.file_size, task.file_size);
       try {
-        const ask = () => this.#shared.http.request<CloudFile>("POST", path, { signal });
+        const ask = () => this.#shared.http.request<CloudFile>("POST", path, asked);
         return this.#verified(await this.#retry.call(ask, signal), known);
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
@@ -421,7 +423,7 @@ export class Upload {
     const size = body instanceof Blob ? body.size : file.size;
     const giveBack = await connections.slots.take(signal);
     // Where nobody watches a body, all of it has to be over in a time that its size allows.
-    const deadline = new Deadline(http.watchesBodies ? stall : stall + size / SLOWEST, signal);
+    const deadline = new Deadline(http.watches(body) ? stall : stall + size / SLOWEST, signal);
     const sent = (bytes: number) => {
       deadline.set(bytes < size ? stall : ANSWER * stall);
       onSent(bytes);

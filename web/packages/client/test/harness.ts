@@ -25,7 +25,8 @@ export class Server {
   static async start(): Promise<Server> {
     const server = new Server();
     await server.start();
-    const args = ["token", "create", "--account", "owner", "--data", server.#data];
+    const scopes = ["files:read", "files:write", "admin"].flatMap((scope) => ["--scope", scope]);
+    const args = ["token", "create", "--account", "owner", "--data", server.#data, ...scopes];
     server.token = execFileSync(UPWELL, args, { encoding: "utf8" }).trim();
     return server;
   }
@@ -84,21 +85,24 @@ const POLICY =
 /** What happens to a request on its way. */
 export type Fault =
   | "cut" // the connection breaks within the body
+  | "cut answer" // a part of the answer arrives, then the connection breaks
   | "lose answer" // the request arrives, its answer does not
   | "stall" // nothing moves any more
   | "refuse" // a gateway says that it has lost the server
   | "damage" // a byte of the body is another one
   | "swallow"; // a cache says yes, and nothing arrives
 
-export interface Request {
+export interface Asked {
   method: string;
   path: string;
 }
 
 /** Stands between a client and the server, and does what `fault` says. */
 export class Network {
-  fault: (request: Request) => Fault | null = () => null;
-  readonly requests: Request[] = [];
+  fault: (request: Asked) => Fault | null = () => null;
+  readonly requests: Asked[] = [];
+  /** How many of them had a fault. */
+  faults = 0;
   /** A folder whose files are served beside the server, on the same origin. */
   pages: string | null = null;
   readonly #server: http.Server;
@@ -123,7 +127,7 @@ export class Network {
 
   /** How often a request was made whose path has this in it. */
   count(part: string, method?: string): number {
-    const fits = (each: Request) =>
+    const fits = (each: Asked) =>
       each.path.includes(part) && (method ?? each.method) === each.method;
     return this.requests.filter(fits).length;
   }
@@ -131,6 +135,7 @@ export class Network {
   reset(): void {
     this.fault = () => null;
     this.requests.length = 0;
+    this.faults = 0;
   }
 
   async stop(): Promise<void> {
@@ -154,6 +159,7 @@ export class Network {
     }
     this.requests.push(asked);
     const fault = this.fault(asked);
+    if (fault) this.faults += 1;
     if (fault === "cut") {
       await once(from, "data");
       from.socket.destroy();
@@ -172,30 +178,36 @@ export class Network {
       return;
     }
     if (fault === "damage") body[body.length >> 1] = (body[body.length >> 1] ?? 0) ^ 1;
-    await this.#forward(upstream, asked, from.headers, body, fault === "lose answer" ? null : to);
-    if (fault === "lose answer") from.socket.destroy();
+    const answer = await this.#ask(upstream, asked, from.headers, body);
+    if (fault === "lose answer") {
+      from.socket.destroy();
+      return;
+    }
+    to.writeHead(answer.status, answer.headers);
+    if (fault !== "cut answer") {
+      to.end(answer.body);
+      return;
+    }
+    to.write(answer.body.subarray(0, answer.body.length >> 1));
+    setTimeout(() => from.socket.destroy(), 100);
   }
 
-  async #forward(
-    upstream: string,
-    asked: Request,
-    headers: http.IncomingHttpHeaders,
-    body: Buffer,
-    to: http.ServerResponse | null,
-  ): Promise<void> {
+  async #ask(upstream: string, asked: Asked, headers: http.IncomingHttpHeaders, body: Buffer) {
     const options = { method: asked.method, headers, agent: this.#agent };
     const request = http.request(upstream + asked.path, options).end(body);
     const [answer] = (await once(request, "response")) as [http.IncomingMessage];
-    if (to) {
-      to.writeHead(answer.statusCode ?? 502, answer.headers);
-      answer.pipe(to);
-    } else answer.resume();
-    await once(answer, "end");
+    const parts: Buffer[] = [];
+    for await (const part of answer) parts.push(part);
+    return {
+      status: answer.statusCode ?? 502,
+      headers: answer.headers,
+      body: Buffer.concat(parts),
+    };
   }
 }
 
 /** A fault for the first `times` requests whose path has `part` in it. */
-export function first(fault: Fault, part: string, times = 1): (request: Request) => Fault | null {
+export function first(fault: Fault, part: string, times = 1): (request: Asked) => Fault | null {
   let left = times;
   return ({ path }) => (path.includes(part) && left-- > 0 ? fault : null);
 }

@@ -141,6 +141,7 @@ describe("over a bad network", () => {
 
       expect(await stored(file.id)).toEqual(content);
       expect(existing).toBe(false);
+      expect(network.faults).toBe(2);
       expect(await openTasks()).toEqual([]);
     },
     60_000,
@@ -154,6 +155,7 @@ describe("over a bad network", () => {
       const { file } = await upload(content, { name: `${fault}.bin` }).done;
 
       expect(await stored(file.id)).toEqual(content);
+      expect(network.faults).toBe(1);
       const { items } = await client.files.list({ take: 100 });
       expect(items.filter(({ name }) => name === `${fault}.bin`)).toHaveLength(1);
     },

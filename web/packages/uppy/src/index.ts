@@ -65,6 +65,7 @@ declare module "@uppy/core" {
 export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOptions<M, B>, M, B> {
   static VERSION: string = VERSION;
   readonly client: Client;
+  readonly #running = new Set<string>();
 
   constructor(uppy: Uppy<M, B>, opts: UpwellOptions<M, B> = {}) {
     super(uppy, opts);
@@ -84,11 +85,13 @@ export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOpt
   override install(): void {
     this.#announce(true);
     this.uppy.addUploader(this.#upload);
+    this.uppy.on("file-removed", this.#discard);
   }
 
   override uninstall(): void {
     this.#announce(false);
     this.uppy.removeUploader(this.#upload);
+    this.uppy.off("file-removed", this.#discard);
   }
 
   #announce(resumableUploads: boolean): void {
@@ -106,6 +109,7 @@ export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOpt
   /** Resolves when the file was uploaded, has failed, or is gone. */
   async #uploadFile(file: UppyFile<M, B>): Promise<void> {
     const events = new EventManager(this.uppy);
+    this.#running.add(file.id);
     try {
       const upload = this.client.upload(this.#sourceOf(file), this.#optionsOf(file));
       this.#follow(file.id, upload, events);
@@ -114,8 +118,16 @@ export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOpt
       this.#failed(file.id, error);
     } finally {
       events.remove();
+      this.#running.delete(file.id);
     }
   }
+
+  /** Free what the server has of a file that failed, or was restored and never begun again. */
+  readonly #discard = (file: UppyFile<M, B>): void => {
+    const token = file.isRemote ? undefined : file.upwell?.token;
+    if (!token || file.progress.uploadComplete || this.#running.has(file.id)) return;
+    this.client.discard(token).catch((error) => this.uppy.log(error, "warning"));
+  };
 
   #sourceOf(file: UppyFile<M, B>): Blob {
     if (file.isRemote) throw new FileUnreadable(this.i18n("upwellRemote"));

@@ -1,6 +1,7 @@
 /** The packages in Chromium, in a page that Vite built, against a real server. */
 
 import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -14,6 +15,7 @@ import type {} from "./page/main.ts";
 const MB = 1 << 20;
 const PAGE = fileURLToPath(new URL("./page", import.meta.url));
 const WEB = fileURLToPath(new URL("../../..", import.meta.url));
+const README = exampleOf(fileURLToPath(new URL("../README.md", import.meta.url)));
 
 let server: Server;
 let network: Network;
@@ -67,10 +69,17 @@ async function bundle(name: string, conditions: string[]): Promise<void> {
     root: PAGE,
     base: `/${name}/`,
     logLevel: "error",
+    plugins: [{ name: "readme", load: (id) => (id.endsWith("/readme.js") ? README : null) }],
     resolve: { conditions: [...conditions, "module", "browser", "production"] },
     worker: { format: "es" },
     build: { outDir: join(server.folder, "pages", name), target: "es2022", minify: false },
   });
+}
+
+/** The code of the README that is to be run. */
+function exampleOf(path: string): string {
+  const marked = /browser\.test\.ts runs this block -->\n```js\n(.*?)```/s;
+  return marked.exec(readFileSync(path, "utf8"))?.[1] ?? "";
 }
 
 async function loggedIn(): Promise<BrowserContext> {
@@ -120,9 +129,13 @@ describe("the client", () => {
 
   test("hashes where no worker can be started", async () => {
     await show();
-    await context.route("**/*hash-worker*", (route) => route.abort());
+    let asked = 0;
+    await page.route("**/*hash-worker*", async (route) => {
+      asked += 1;
+      await route.abort();
+    });
     expect(await upload(3 * MB, "no-worker.bin")).toMatchObject({ same: true });
-    await context.unroute("**/*hash-worker*");
+    expect(asked).toBe(1);
   });
 
   test.each<Fault>(["cut", "stall", "refuse", "lose answer", "damage", "swallow"])(
@@ -131,6 +144,7 @@ describe("the client", () => {
       await show();
       network.fault = first(fault, "/chunk/", 2);
       expect(await upload(3 * MB, `${fault}.bin`)).toMatchObject({ same: true, existing: false });
+      expect(network.faults).toBe(2);
     },
   );
 
@@ -161,6 +175,19 @@ describe("the client", () => {
 });
 
 describe("Uppy", () => {
+  test("runs the example of the README", async () => {
+    await show();
+    const told = page.waitForEvent("console");
+    const hash = await page.evaluate(async () => {
+      const { uppy } = await window.readme();
+      const data = window.random(1000, "readme.bin");
+      uppy.addFile({ name: "readme.bin", data });
+      const result = await uppy.upload();
+      return result?.successful?.[0]?.uploadURL;
+    });
+    expect((await told).text()).toContain(`readme.bin ${hash}`);
+  });
+
   test("uploads, and tells what came of it", async () => {
     await show();
     const told = await page.evaluate(async () => {
@@ -229,6 +256,28 @@ describe("Uppy", () => {
         }),
       );
     await expect.poll(tasks).toEqual([]);
+  });
+
+  test("frees what a file left that failed and was removed", async () => {
+    await show();
+    network.fault = ({ path }) => (path.includes("/complete/") ? "refuse" : null);
+    const tasks = await page.evaluate(async () => {
+      const open = () =>
+        window.client.request<unknown[]>("GET", "/api/files/upload/tasks", {
+          query: { status: "in_progress" },
+        });
+      const uppy = window.newUppy("frees");
+      uppy.getPlugin("Upwell")?.setOptions({ patience: 0 });
+      const id = uppy.addFile({ name: "frees.bin", data: window.random(2 << 20, "frees.bin") });
+      await uppy.upload();
+      const before = (await open()).length;
+      uppy.removeFile(id);
+      for (let tries = 0; tries < 50 && (await open()).length > 0; tries += 1) {
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+      return { before, after: (await open()).length };
+    });
+    expect(tasks).toEqual({ before: 1, after: 0 });
   });
 
   test("retries what failed", async () => {

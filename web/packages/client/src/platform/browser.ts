@@ -9,7 +9,7 @@ export const platform: Platform = {
   // Browsers open six connections to a server that speaks HTTP/1.1; one stays free for lists,
   // pictures, and for completing uploads.
   maxConnections: 5,
-  watchesBodies: typeof XMLHttpRequest !== "undefined",
+  watches: () => typeof XMLHttpRequest !== "undefined",
   // A service worker has no XMLHttpRequest; nothing else tells how far a body is.
   send: (sending) =>
     typeof XMLHttpRequest === "undefined"

@@ -100,7 +100,7 @@ class NodeTarget implements Target {
 
 export const platform: Platform = {
   maxConnections: 8,
-  watchesBodies: true,
+  watches: (body) => body instanceof Blob,
   send: (sending) => {
     const { body, onSent } = sending;
     const watched = body instanceof Blob ? new WatchedBlob(body, onSent) : body;

@@ -27,8 +27,8 @@ export interface Hashing {
 export interface Platform {
   /** Connections that bodies may use at once. */
   readonly maxConnections: number;
-  /** Whether `send` tells `onSent` while a body is on its way. */
-  readonly watchesBodies: boolean;
+  /** Whether `send` tells `onSent` while this body is on its way. */
+  watches(body: Blob | FormData): boolean;
   /** Send a body. Rejects with ConnectionFailed, or with the signal's reason. */
   send(sending: Sending): Promise<Answer>;
   /** The SHA-256 of `blob` in hex. Rejects with FileChanged, or with the signal's reason. */

@@ -11,6 +11,7 @@ declare global {
     newUppy(id: string): Uppy<Meta, UpwellBody>;
     random(size: number, name: string): File;
     digestOf(file: File): Promise<string>;
+    readme(): Promise<typeof import("./readme.js")>;
   }
 }
 
@@ -37,3 +38,5 @@ window.digestOf = async (file) => {
   const digest = await crypto.subtle.digest("SHA-256", await file.arrayBuffer());
   return [...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 };
+
+window.readme = () => import("./readme.js");

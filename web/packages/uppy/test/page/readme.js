@@ -1,0 +1,2 @@
+// The test puts the README's example in place of this.
+export {};
