@@ -56,7 +56,8 @@ function phaseOf(file: File): Phase {
   if (file.error) return "failed";
   if (file.progress.uploadComplete) return "done";
   if (file.isPaused) return "paused";
-  if (file.progress.preprocess) return "hashing";
+  const { preprocess } = file.progress;
+  if (preprocess && preprocess.value !== 1) return "hashing";
   const sent = file.progress.bytesUploaded || 0;
   if (!sent) return "waiting";
   return sent === file.size ? "verifying" : "sending";

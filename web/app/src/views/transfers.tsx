@@ -9,7 +9,7 @@ import { Icon } from "../ui/icons.tsx";
 import { PasswordForm } from "../ui/password-form.tsx";
 
 // Rows; a folder may have thousands, and what is done is in the list of files too.
-const SHOWN = 60;
+const SHOWN = 10;
 const SHOWN_DONE = 3;
 const RANK: Record<Phase, number> = {
   failed: 0,
@@ -24,8 +24,9 @@ const RANK: Record<Phase, number> = {
 /** What is on its way, and what just arrived. */
 export function Transfers() {
   const all = useStore(transfers);
+  const [whole, setWhole] = useState(false);
   if (!all.length) return null;
-  const shown = rowsOf(all);
+  const shown = whole ? all : rowsOf(all);
   const rest = all.length - shown.length;
   return (
     <div class="card transfers">
@@ -35,7 +36,13 @@ export function Transfers() {
           <Row key={each.id} transfer={each} />
         ))}
       </ul>
-      {rest > 0 && <p class="hint rest">and {count(rest, "more file")}</p>}
+      {(rest > 0 || whole) && (
+        <p class="rest">
+          <Button kind="quiet" onClick={() => setWhole(!whole)}>
+            {whole ? "Show fewer" : `Show ${count(rest, "more file")}`}
+          </Button>
+        </p>
+      )}
     </div>
   );
 }
