@@ -153,6 +153,7 @@ def test_the_weight_of_a_first_visit(people: People, tmp_path: Path) -> None:
 def test_nothing_jumps(people: People, server: Server) -> None:
     """While the page comes to be, what is there stays where it is."""
     visit = people.visit(path="/docs")
+    visit.allow("favicon.ico")
     visit.page.add_init_script(
         """window.shifts = [];
         const note = (list) => window.shifts.push(...list.getEntries().map((each) => each.value));

@@ -79,7 +79,7 @@ def test_content_that_is_here_already_is_said_to_be(people: People, tmp_path: Pa
 def test_pause_resume_and_cancel(people: People, server: Server, tmp_path: Path) -> None:
     stays, goes = noise(tmp_path / "stays.bin", LONG), noise(tmp_path / "goes.bin", LONG)
     visit = people.visit()
-    visit.slow_down(MIB)
+    visit.slow_down(LONG // 20)
     visit.choose(stays, goes)
     expect(visit.transfer("stays.bin")).to_contain_text(re.compile(r"B of .*B/s · .* left"))
     visit.page.get_by_role("button", name="Pause stays.bin").click()
