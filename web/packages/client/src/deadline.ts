@@ -41,12 +41,16 @@ export class Deadline extends Stop {
   /** In so many milliseconds from now. */
   set(time: number): void {
     clearTimeout(this.#timer);
-    const stalled = new ConnectionFailed("The server does not answer: the connection stalled.");
-    this.#timer = setTimeout(() => this.abort(stalled), time);
+    this.#timer = setTimeout(() => this.abort(stalled()), time);
   }
 
   override end(): void {
     clearTimeout(this.#timer);
     super.end();
   }
+}
+
+/** What it means that nothing moves any more. */
+export function stalled(): ConnectionFailed {
+  return new ConnectionFailed("The server does not answer: the connection stalled.");
 }

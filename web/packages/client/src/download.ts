@@ -2,6 +2,7 @@
 
 import { platform } from "#platform";
 
+import { stalled } from "./deadline.ts";
 import { ConnectionFailed, ContentMismatch } from "./errors.ts";
 import { failureOf } from "./fetching.ts";
 import type { CloudFile } from "./model.ts";
@@ -112,8 +113,7 @@ async function receive(
 async function withinTime<T>(work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    const stalled = new ConnectionFailed("The server does not answer: the connection stalled.");
-    timer = setTimeout(() => reject(stalled), STALL);
+    timer = setTimeout(() => reject(stalled()), STALL);
   });
   try {
     return await Promise.race([work, late]);

@@ -25,6 +25,7 @@ const ANSWER = 4; // times as long may the answer take, once the body is out of 
 const SLOWEST = 16; // bytes a millisecond that a body makes at least, where nobody can watch it
 // The server takes smaller ones only, or the body was damaged.
 const NOT_DIRECTLY = new Set(["BODY_TOO_LARGE", "HASH_MISMATCH", "FORM_INVALID"]);
+const EVERY = 50; // milliseconds between two reports of progress
 const MOST_ROUNDS = 5;
 const MOST_TASKS = 3;
 
@@ -111,6 +112,7 @@ export class Upload {
   #remembered: Remembered | null = null;
   #task: string | null = null;
   #digest: Promise<string> | null = null; // found out once, whatever pauses there are
+  #told = { phase: "" as Phase | "", at: 0 };
   readonly #gone = new AbortController(); // aborted by cancel alone
 
   /** Begins at once. */
@@ -459,7 +461,11 @@ export class Upload {
   }
 
   #tell(phase: Phase, bytes: number, total: number): void {
-    if (this.#state === "running") this.#options.onProgress?.({ phase, bytes, total });
+    const now = performance.now();
+    const worth = bytes === total || phase !== this.#told.phase || now - this.#told.at >= EVERY;
+    if (this.#state !== "running" || !worth) return;
+    this.#told = { phase, at: now };
+    this.#options.onProgress?.({ phase, bytes, total });
   }
 }
 
