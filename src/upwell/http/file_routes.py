@@ -53,7 +53,6 @@ _PASSWORD_FORM = {
     FORM_TYPE: {
         "schema": {
             "type": "object",
-            "required": ["password"],
             "properties": {"password": {"type": "string", "format": "password"}},
         }
     }
@@ -156,7 +155,7 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
 def _add_unlocking(router: APIRouter, verbs: Verbs) -> None:
     @router.post(
         "/{file_id}/open",
-        summary="The content of an encrypted file, for a form",
+        summary="The content, for a form with the password",
         responses=content_responses(*FORM_BODY, e.BodyTooLarge, e.FileNotFound),
         response_class=Response,
         openapi_extra={"requestBody": {"required": True, "content": _PASSWORD_FORM}},
