@@ -340,8 +340,11 @@ def api_of(core: Core) -> FastAPI:
 def asgi(core: Core) -> ASGIApp:
     """The application for an ASGI server."""
     from upwell.http.api import make_app  # noqa: PLC0415 - the command line starts without it
+    from upwell.http.cross_origin import open_to  # noqa: PLC0415
+    from upwell.http.forwarded import behind  # noqa: PLC0415
 
-    return make_app(core.verbs, api_of(core))
+    app = make_app(core.verbs, api_of(core))
+    return behind(open_to(app, core.settings.cors_origins), core.settings.trusted_proxies)
 
 
 _SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve` was told

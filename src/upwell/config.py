@@ -8,18 +8,53 @@ defaults below.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ByteSize, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    ValidationError,
+)
 
-_ENVIRONMENT = ("data", "host", "port", "workers", "log_format", "public_url")
+_ENVIRONMENT = (
+    "data",
+    "host",
+    "port",
+    "workers",
+    "log_format",
+    "public_url",
+    "trusted_proxies",
+    "cors_origins",
+)
+_ORIGIN = re.compile(r"https?://(\[[0-9a-fA-F:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?")
 
 
 class SettingsError(Exception):
     """The settings cannot be used; the message names the key and what is wrong."""
+
+
+def _listed(value: object) -> object:
+    """A variable of the environment holds a list with commas."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _origin(value: str) -> str:
+    """An origin as browsers send it (RFC 6454 §6.2): no path, no slash at the end."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        message = "write an origin as https://app.example or https://app.example:8443, or *"
+        raise ValueError(message)
+    return value.lower()
 
 
 class Settings(BaseModel):
@@ -32,6 +67,10 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8420
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     public_url: Annotated[str, AfterValidator(lambda url: url.rstrip("/"))] | None = None
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_listed)] = ()
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)
+    ] = ()
     log_format: Annotated[str, Field(pattern="^(console|json)$")] = "console"
     task_idle: timedelta = timedelta(days=7)
     direct_max_size: ByteSize = ByteSize(16 << 20)

@@ -49,8 +49,8 @@ class Clock:
 class LoopTransport(httpx2.BaseTransport):
     """A synchronous client's way to an ASGI application: the application has its own loop."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._inner = httpx2.ASGITransport(app)
+    def __init__(self, app: ASGIApp, peer: str = "127.0.0.1") -> None:
+        self._inner = httpx2.ASGITransport(app, client=(peer, 123))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

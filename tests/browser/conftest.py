@@ -17,10 +17,9 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from web import build_page
-
 from tests.browser.people import CHROMIUM_ARGUMENTS, People, empty
 from tests.harness import Server
+from web import build_page
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

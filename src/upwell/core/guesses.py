@@ -25,7 +25,7 @@ STRANGERS_INTERVAL = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks for bytes, perhaps a stranger: ``address`` is that of the connection.
+    """Who asks for bytes, perhaps a stranger: ``address`` is the client's.
 
     ``passcode`` opens a bundle; ``proof`` tells that it was given before (``Bundles.prove``).
     """

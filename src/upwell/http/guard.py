@@ -81,7 +81,7 @@ def asker_of(request: Request) -> Asker:
     """Who asks for bytes: the caller, or a stranger, perhaps with a bundle's passcode."""
     return Asker(
         principal=request.scope["state"].get("principal"),
-        address=request.client.host if request.client else "",
+        address=address_of(request.scope),
         passcode=_passcode_of(request),
         proof=request.cookies.get(PASSCODE_COOKIE),
     )
@@ -93,6 +93,12 @@ def _passcode_of(request: Request) -> str | None:
     if not header:
         return request.query_params.get("passcode")
     return header.encode("latin-1").decode("utf-8", "replace")
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address, empty when the server cannot tell."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def trace_id_of(scope: Scope) -> str:
@@ -196,6 +202,7 @@ class _Exchange:
             method=self._scope["method"],
             path=self._scope["path"],
             status=self._status,
+            client=address_of(self._scope),
             ms=round(1000 * (time.perf_counter() - self._began), 1),
             trace_id=trace_id_of(self._scope),
             aborted=self.aborted or None,
