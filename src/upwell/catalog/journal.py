@@ -44,14 +44,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, noted: Noted) -> None:
-        record = {name: value for name, value in asdict(noted).items() if value is not None}
-        # The line feed in front ends what a full disk may have cut short.
-        line = f"\n{json.dumps(record, default=_plain)}\n".encode()
+    def add(self, *noted: Noted) -> None:
+        if not noted:
+            return
+        lines = b"".join(map(_line, noted))
         with suppress(OSError):
             fd = self._open(fcntl.LOCK_SH)
             try:
-                os.write(fd, line)
+                os.write(fd, lines)
             finally:
                 os.close(fd)
 
@@ -97,6 +97,12 @@ class Journal:
                 os.close(fd)
                 raise
             os.close(fd)
+
+
+def _line(noted: Noted) -> bytes:
+    record = {name: value for name, value in asdict(noted).items() if value is not None}
+    # The line feed in front ends what a full disk may have cut short.
+    return f"\n{json.dumps(record, default=_plain)}\n".encode()
 
 
 def _plain(value: object) -> Any:

@@ -33,7 +33,7 @@ from upwell.errors import StorageFull
 from upwell.model import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from upwell.core.ports import Chunks
@@ -346,20 +346,31 @@ class LocalStore:
             os.close(fd)
 
     def put(self, data: bytes) -> str:
-        key = secrets.token_hex(16)
-        self._need(len(data))
-        fd = self._create(key)
+        return self.put_many([data])[0]
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        self._need(sum(map(len, contents)))
+        made: dict[str, int] = {}
         try:
-            with _space_for("this file"):
-                _write_all(fd, memoryview(data), 0)
-                os.fdatasync(fd)
-            sync_folder(self.path(key).parent)
+            for data in contents:
+                key = secrets.token_hex(16)
+                made[key] = self._create(key)
+                with _space_for("this file"):
+                    _write_all(made[key], memoryview(data), 0)
+            # After all are written: the first sync takes most of the others' work along.
+            for fd in made.values():
+                with _space_for("this file"):
+                    os.fdatasync(fd)
+            for folder in {self.path(key).parent for key in made}:
+                sync_folder(folder)
         except BaseException:
-            self.path(key).unlink()
+            for key in made:
+                self.path(key).unlink()
             raise
         finally:
-            os.close(fd)
-        return key
+            for fd in made.values():
+                os.close(fd)
+        return list(made)
 
     def open(self, key: str) -> LocalBlobReader:
         return LocalBlobReader(self.path(key))
