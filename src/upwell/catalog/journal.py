@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +100,19 @@ class Journal:
 
 
 def _line(noted: Noted) -> bytes:
-    record = {name: value for name, value in asdict(noted).items() if value is not None}
+    record = {name: value for name, value in _fields_of(noted).items() if value is not None}
     # The line feed in front ends what a full disk may have cut short.
     return f"\n{json.dumps(record, default=_plain)}\n".encode()
 
 
+def _fields_of(value: Any) -> dict[str, Any]:
+    """As ``asdict``, which copies all that is below, too: several times as slow."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
 def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _fields_of(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -112,8 +113,13 @@ class RequestBody(BaseModel):
     def _normalise(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        known = {to_camel(name): name for name in cls.model_fields}
+        known = _in_camel_case(cls)
         return {known.get(key, key): item for key, item in value.items() if item is not None}
+
+
+@cache
+def _in_camel_case(model: type[BaseModel]) -> dict[str, str]:
+    return {to_camel(name): name for name in model.model_fields}
 
 
 _CREATE_EXAMPLE: dict[str, Any] = {
