@@ -5,7 +5,7 @@
 ...     uploaded = upload_file(client, "holiday.mov")
 """
 
-from upwell.client.api import Client, Download, NewFile
+from upwell.client.api import Calls, Download, NewFile
 from upwell.client.download import Downloaded, download_file, download_to, plain_name
 from upwell.client.errors import (
     ApiError,
@@ -42,8 +42,8 @@ from upwell.client.upload import Uploaded, UploadOptions, upload_file
 __all__ = [
     "ApiError",
     "Backoff",
+    "Calls",
     "CertificateRejected",
-    "Client",
     "ClientError",
     "CloudFile",
     "ConnectionFailed",
