@@ -93,7 +93,8 @@ def test_it_continues_after_a_file_that_failed(
     result = run("put", big, tmp_path / "absent", small, "--json")
     assert result.exit_code == 1
     records = lines(result.stdout)
-    assert [record["status"] for record in records] == ["uploaded", "failed", "uploaded"]
+    statuses = {Path(record["path"]).name: record["status"] for record in records}
+    assert statuses == {"big.bin": "uploaded", "absent": "failed", "small.txt": "uploaded"}
     assert records[1]["error"]["code"] == "LOCAL_FILE"
     assert len(server.files) == 2
 

@@ -154,9 +154,7 @@ def test_two_downloads_do_not_mix(client: Calls, server: FakeServer, tmp_path: P
     download_file(client, file.id, tmp_path)
 
 
-def test_a_folder_that_is_absent_is_told(
-    client: Calls, server: FakeServer, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_absent_is_told(client: Calls, server: FakeServer, tmp_path: Path) -> None:
     file = server.add(CONTENT)
     with pytest.raises(LocalFileError, match="absent"):
         download_file(client, file.id, tmp_path / "absent" / "a")
@@ -175,7 +173,7 @@ def test_a_stream_goes_on_too(client: Calls, server: FakeServer) -> None:
     file = server.add(CONTENT)
     server.fail(rf"GET /{file.id}$", "cut", after=400_000)
     stream = io.BytesIO()
-    assert download_to(client, file.id, stream)
+    assert download_to(client, file.id, stream).verified
     assert stream.getvalue() == CONTENT
     assert server.headers[-1]["If-Range"] == f'"{file.hash}"'
 

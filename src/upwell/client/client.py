@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from copy import copy
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from upwell.client.download import Downloaded, download_file, download_to, download_zip
+from upwell.client.download import Downloaded, Received, download_file, download_to, download_zip
 from upwell.client.folder import Item, Manner, items_in, upload_many
 from upwell.client.progress import watcher_of
+from upwell.client.settings import DEFAULT_CONNECTIONS
 from upwell.client.sharing import BundleFields, SharingCalls
 from upwell.client.sources import source_of
 from upwell.client.state import TokenClaim
@@ -20,6 +20,7 @@ from upwell.client.webhooks import EventCalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
+    from os import PathLike
     from types import TracebackType
     from typing import BinaryIO, Self
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECTIONS = 8
 PAGE = 100
 
 
@@ -84,7 +84,7 @@ class Client:
         server: str,
         token: str | None = None,
         *,
-        connections: int = CONNECTIONS,
+        connections: int = DEFAULT_CONNECTIONS,
         retry: Retry | None = None,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
@@ -203,28 +203,41 @@ class Client:
     def download(
         self,
         file_id: str,
-        target: str | PathLike[str] | BinaryIO,
+        target: str | PathLike[str],
         *,
         force: bool = False,
         password: str | None = None,
         progress: OnProgress | Watcher | None = None,
     ) -> Downloaded:
-        """Download a file to a path, into a folder under its own name, or into a file object.
+        """Download a file to a path, or into a folder under its own name.
 
         What arrives at a path collects in ``NAME.part``, which a later call continues; the file
         gets its name once size and digest are right. ``force`` allows replacing a file.
 
         Raises:
             TargetExists: the target is there and ``force`` is not given.
-            ContentMismatch: what arrived is not the file; a file object holds it all the same.
+            ContentMismatch: what arrived is not the file.
         """
-        watcher = watcher_of(progress)
-        if not isinstance(target, (str, PathLike)):
-            return download_to(self.calls, file_id, target, watcher=watcher, password=password)
-        path = Path(target)
+        watcher, path = watcher_of(progress), Path(target)
         return download_file(
             self.calls, file_id, path, force=force, watcher=watcher, password=password
         )
+
+    def download_to(
+        self,
+        file_id: str,
+        stream: BinaryIO,
+        *,
+        password: str | None = None,
+        progress: OnProgress | Watcher | None = None,
+    ) -> Received:
+        """Write a file's content to a file object.
+
+        A connection that breaks is made again, and goes on where it was. What was written before
+        an error stays written: only a normal return vouches for it.
+        """
+        watcher = watcher_of(progress)
+        return download_to(self.calls, file_id, stream, watcher=watcher, password=password)
 
     def events(self, after: int | None = None) -> Iterator[Event]:
         """Events of the account as they happen, without an end: those after number ``after``, or

@@ -42,13 +42,19 @@ RANGE_NOT_SATISFIABLE = 416
 
 
 @dataclass(frozen=True, slots=True)
-class Downloaded:
-    """Where the file is now, None when a stream got it; ``verified`` is false when the server told
-    no digest of it, so that only its size could be held against it."""
+class Received:
+    """What arrived; ``verified`` is false when the server told no digest of it, so that only its
+    size could be held against it."""
 
     file: CloudFile
-    path: Path | None
     verified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Downloaded(Received):
+    """What arrived, and where it is now."""
+
+    path: Path
 
 
 def download_file(
@@ -82,7 +88,7 @@ def download_file(
         verified = _receive_verified(wanted, sink, watcher or Watcher())
         sink.sync()
         _publish(part, path, force=force)
-    return Downloaded(file, path, verified)
+    return Downloaded(file, verified, path)
 
 
 def download_zip(
@@ -140,7 +146,7 @@ def download_to(
     *,
     watcher: Watcher | None = None,
     password: str | None = None,
-) -> Downloaded:
+) -> Received:
     """Write a file's content to ``stream``.
 
     What was written before an error stays written: only a normal return vouches for it.
@@ -149,7 +155,7 @@ def download_to(
     wanted = _Wanted.file(client, file, password)
     receiver = _Receiver(wanted, _Stream(stream), watcher or Watcher())
     receiver.run()
-    return Downloaded(file, None, receiver.verify())
+    return Received(file, receiver.verify())
 
 
 def plain_name(name: str, fallback: str) -> str:

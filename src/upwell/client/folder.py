@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from upwell.client.errors import (
@@ -163,8 +164,9 @@ class _Run:
 
     def end(self) -> None:
         self._stop.set()
+        until = monotonic() + JOIN_SECONDS
         for thread in self._threads:
-            thread.join(JOIN_SECONDS)
+            thread.join(max(0.0, until - monotonic()))
 
     def _work(self) -> None:
         while (job := self._take()) is not None:

@@ -168,7 +168,9 @@ class UploadStates:
         with self._locked("uploads"):
             uploads = {k: each for k, each in self._read().items() if not _is_stale(each)}
             known = key.digest in uploads
-            self._write(uploads | {key.digest: asdict(key) | {"folder": True, "saved_at": time()}})
+            entry = asdict(key) | {"folder": True, "saved_at": time()}
+            with suppress(OSError):  # costs a look at what is there, never the upload
+                self._write(uploads | {key.digest: entry})
         return known
 
     def recall(self, key: UploadKey) -> Remembered | None:
