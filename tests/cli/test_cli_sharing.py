@@ -21,7 +21,7 @@ from tests.api.world import Server
 from upwell.app import asgi, build
 from upwell.cli import app, transfer
 from upwell.cli import secret as secrets
-from upwell.client import Calls, SettingsError
+from upwell.client import Calls, Client, SettingsError
 from upwell.config import Settings
 from upwell.core import age, passcodes
 from upwell.http.server import UpwellProtocol

@@ -250,6 +250,7 @@ def source_of(content: object, name: str | None, size: int | None) -> Iterator[S
         for piece in pieces:
             with local(Path(tempfile.gettempdir())):
                 spool.write(piece)
+        spool.seek(0)
         yield SeekableSource(cast("BinaryIO", spool), name)
 
 

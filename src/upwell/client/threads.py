@@ -44,7 +44,8 @@ async def run(work: Callable[[Stop], T]) -> T:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, result, failure)
 
-    threading.Thread(target=body, name="upwell-async", daemon=True).start()
+    thread = threading.Thread(target=body, name="upwell-async", daemon=True)
+    thread.start()
     try:
         return await asyncio.shield(ended)
     except asyncio.CancelledError:
@@ -52,6 +53,7 @@ async def run(work: Callable[[Stop], T]) -> T:
         await asyncio.wait([ended], timeout=PATIENCE)
         if ended.done():
             ended.exception()  # it was to stop: what it says of that matters to nobody
+            thread.join()  # it has nothing left to do
         else:
             ended.cancel()
         raise
