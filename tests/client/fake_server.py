@@ -113,6 +113,8 @@ class FakeServer:
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.delay = 0.0
+        self.refuse: dict[str, str] = {}  # file name of a batch: the code it is refused with
+        self.spoil: set[str] = set()  # names of those that are stored wrongly
         self.max_chunk = max_chunk
         self.on_chunk: Callable[[int], None] = lambda _: None
         self.lock = threading.RLock()
@@ -195,12 +197,15 @@ class FakeServer:
         for item in items:
             here = [each for each in self.files.values() if each.hash == item.get("hash")]
             stored = here[0] if here else None
-            if content is not None:
-                piece = content[start : start + item["file_size"]]
-                start += len(piece)
-                stored = stored or self.add(piece, item["file_name"])
-            told = stored and stored.as_json()
-            results.append({"file_exists": bool(here), "file": told, "error": None})
+            name, error = item["file_name"], None
+            piece = (content or b"")[start : start + item["file_size"]]
+            start += len(piece)
+            if name in self.refuse:
+                error = {"code": self.refuse[name], "message": "No.", "status": 403}
+            elif content is not None:
+                stored = stored or self.add(b"spoilt" if name in self.spoil else piece, name)
+            told = stored.as_json() if stored and not error else None
+            results.append({"file_exists": bool(here), "file": told, "error": error})
         return results
 
     @contextmanager

@@ -118,7 +118,11 @@ def test_a_cancelled_upload_goes_on_from_its_token(server: FakeServer) -> None:
     async def work() -> None:
         tokens: list[str] = []
         loop, sent = asyncio.get_running_loop(), asyncio.Event()
-        server.on_chunk = lambda _: loop.call_soon_threadsafe(sent.set) and None
+
+        def tell(_: int) -> None:
+            loop.call_soon_threadsafe(sent.set)
+
+        server.on_chunk = tell
         async with AsyncClient(server.url, TOKEN) as client:
             upload = asyncio.ensure_future(
                 client.upload(content, chunk_size=CHUNK, on_token=tokens.append)
