@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 ROOT = Path(__file__).parents[1]
 UPWELL = Path(sys.executable).with_name("upwell")
@@ -102,9 +103,9 @@ def _contenders(folder: Path, place: Path) -> dict[str, Callable[[], Run]]:
     }
 
 
-def measured(server: Iterator[Serving], command: list[str]) -> Run:
+def measured(server: AbstractContextManager[Serving], command: list[str]) -> Run:
     """Run the client against a fresh server."""
-    with contextmanager(lambda: server)() as serving:
+    with server as serving:
         environ = _clean_environ() | serving.environ
         os.sync()
         before, began = _cpu_of_tree(serving.pid), time.monotonic()
@@ -114,6 +115,7 @@ def measured(server: Iterator[Serving], command: list[str]) -> Run:
         return Run(seconds, _children_cpu() - children, _cpu_of_tree(serving.pid) - before)
 
 
+@contextmanager
 def upwell(place: Path) -> Iterator[Serving]:
     with _store(place) as data, _log(place) as log:
         serve = [str(UPWELL), "serve", "--data", str(data), "--port", "0"]
@@ -133,37 +135,40 @@ def upwell(place: Path) -> Iterator[Serving]:
                 process.terminate()
 
 
+@contextmanager
 def seaweedfs(place: Path) -> Iterator[Serving]:
-    s3, *others = _free_ports(1)
-    assert not others
+    s3 = _free_port()
     command = [
         _weed(), "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
         f"-s3.port={s3}",
     ]  # fmt: skip
     secrets = {"AWS_ACCESS_KEY_ID": KEY, "AWS_SECRET_ACCESS_KEY": SECRET}
-    with _store(place) as data, _log(place) as log:
-        with subprocess.Popen(
+    with (
+        _store(place) as data,
+        _log(place) as log,
+        subprocess.Popen(
             [*command, f"-dir={data}"], env=_clean_environ() | secrets, stdout=log, stderr=log
-        ) as process:
-            try:
-                environ = {
-                    "RCLONE_CONFIG": os.devnull,
-                    "RCLONE_S3_PROVIDER": "SeaweedFS",
-                    "RCLONE_S3_ENDPOINT": f"http://127.0.0.1:{s3}",
-                    "RCLONE_S3_ACCESS_KEY_ID": KEY,
-                    "RCLONE_S3_SECRET_ACCESS_KEY": SECRET,
-                }
-                _await_bucket(environ)
-                yield Serving(process.pid, environ)
-            finally:
-                process.terminate()
+        ) as process,
+    ):
+        try:
+            environ = {
+                "RCLONE_CONFIG": os.devnull,
+                "RCLONE_S3_PROVIDER": "SeaweedFS",
+                "RCLONE_S3_ENDPOINT": f"http://127.0.0.1:{s3}",
+                "RCLONE_S3_ACCESS_KEY_ID": KEY,
+                "RCLONE_S3_SECRET_ACCESS_KEY": SECRET,
+            }
+            _await_bucket(environ)
+            yield Serving(process.pid, environ)
+        finally:
+            process.terminate()
 
 
 def _await_bucket(environ: Mapping[str, str]) -> None:
     for _ in range(60):
         done = subprocess.run(
             ["rclone", "mkdir", ":s3:bench", "--low-level-retries", "1", "--retries", "1"],
-            env=_clean_environ() | environ,
+            env=_clean_environ() | dict(environ),
             check=False,
             capture_output=True,
         )
@@ -205,12 +210,9 @@ def _clean_environ() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 
 
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _children_cpu() -> float:

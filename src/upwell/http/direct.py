@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from multipart import MultipartSegment
 
-from upwell.errors import BodyTooLarge
-from upwell.http.bodies import FormReader, Patience, bad_form, form_boundary, pieces
+from upwell.errors import BodyTimeout, BodyTooLarge, NotReady
+from upwell.http.bodies import (
+    FormReader,
+    Patience,
+    bad_form,
+    form_boundary,
+    pieces,
+    truncated,
+)
+from upwell.http.server import BodyChannel, ConnectionGone, Start
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -99,10 +107,45 @@ async def _received(
     if declared > limit:
         raise reader.too_large()
     async with budget.hold(2 * declared):  # as it grows, and once more as it is handed over
-        async for piece in pieces(request.receive, Patience(lambda: False).tick):
-            reader.feed(piece)
+        await _feed(request, reader)
         reader.close()
         yield reader.form
+
+
+async def _feed(request: Request, reader: FormReader) -> None:
+    """Read the body: out of the loop where that is offered. Each step in the loop would wait its
+    turn behind the threads that store other bodies."""
+    tick = Patience(lambda: False).tick
+    channel = request.scope.get("extensions", {}).get("upwell.body")
+    if not isinstance(channel, BodyChannel) or "content-length" not in request.headers:
+        async for piece in pieces(request.receive, tick):
+            reader.feed(piece)
+        return
+    try:
+        await channel.receive(_ReaderEnd(reader), tick, _at_once)
+    except ConnectionGone:
+        raise truncated() from None
+    except (BodyTimeout, NotReady):
+        channel.abandon()
+        raise
+
+
+class _ReaderEnd:
+    """The far end of a ``BodyChannel``: a form's reader, which is always ready."""
+
+    def __init__(self, reader: FormReader) -> None:
+        self._reader = reader
+
+    def begin(self) -> Start:
+        return Start.NOW
+
+    def take(self, data: memoryview) -> None:
+        if data:  # to the parser, nothing is the end
+            self._reader.feed(bytes(data))
+
+
+async def _at_once() -> None:
+    """What is always ready is not waited for."""
 
 
 class _DirectReader(FormReader):
