@@ -87,7 +87,7 @@ def test_it_comes_to_rest() -> None:
 def test_it_notices_that_a_link_has_grown() -> None:
     simulation = Simulation(Link(each=1e6, total=3e6), most=8)
     simulation.run(300)
-    assert simulation.pace.limit <= 4
+    assert simulation.pace.limit <= 5
     simulation.link = Link(each=1e6, total=1e9)
     simulation.run(2500)
     assert simulation.pace.limit == 8

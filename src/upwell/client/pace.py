@@ -1,11 +1,11 @@
-"""How many requests go at once: as many as help, by additive increase and decrease on trouble.
+"""How many requests go at once: as many as help; additive increase, halved on trouble.
 
 The rule, over rounds that each measure how many bytes per second get through:
 
-- It begins with two, and adds one after every round that was faster by a tenth than the best
-  round with fewer.
-- A round with one more that was not faster was no help: back to one fewer, and no further try for
-  a while, which doubles with each try that did not help. So it comes to rest.
+- It begins with two, and doubles the number while that makes a round faster by a tenth than the
+  one before; from then on it adds one at a time, by the same measure.
+- A round with more that was not faster was no help: back to fewer, and no further try for a while,
+  which doubles with each try that did not help. So it comes to rest.
 - A request that fails in a way that may pass (a broken connection, 429, 503 …) halves the number:
   whatever is in trouble gets less to do.
 """
@@ -48,9 +48,9 @@ class Pace:
         self._active = 0
         self._limit = min(FIRST, most)
         self._round = _Round(clock())
-        self._before: float | None = (
-            None  # bytes per second with one fewer, while one more is tried
-        )
+        self._step = 0  # how many more are being tried; 0 when none
+        self._before = 0.0  # bytes per second without them
+        self._doubling = True
         self._rest = 0
         self._next_rest = REST_ROUNDS
 
@@ -100,7 +100,7 @@ class Pace:
 
     def _halve(self) -> None:
         self._limit = max(1, self._limit // 2)
-        self._before = None
+        self._step, self._doubling = 0, False
         self._rest = REST_ROUNDS
         self._round = _Round(self._clock())
 
@@ -112,16 +112,19 @@ class Pace:
             return
         speed = self._round.size / seconds
         self._round = _Round(now)
-        if self._before is not None and speed < HELPS * self._before:
-            self._limit -= 1
-            self._before = None
+        if self._step and speed < HELPS * self._before:
+            self._limit -= self._step
+            self._step, self._doubling = 0, False
             self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
         elif self._rest:
             self._rest -= 1
-        elif self._limit < self._most:
-            if self._before is not None:
-                self._next_rest = REST_ROUNDS
-            self._before = speed
-            self._limit += 1
         else:
-            self._before = None
+            self._try_more(speed)
+
+    def _try_more(self, speed: float) -> None:
+        if self._step:  # the last try helped
+            self._next_rest = REST_ROUNDS
+        wanted = self._limit if self._doubling else 1
+        self._step = min(wanted, self._most - self._limit)
+        self._before = speed
+        self._limit += self._step
