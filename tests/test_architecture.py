@@ -27,7 +27,7 @@ _OUTER = {"core", *_VALUES}
 
 # Which rooms a room may import, beside itself; "" is the package's own facts (__version__).
 MAY_IMPORT: dict[str, set[str]] = {
-    "": set(),
+    "": {"client"},  # by name, lazily
     "errors": set(),
     "model": {"errors"},
     "config": _VALUES,

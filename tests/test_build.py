@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from web import build_page
 
 import tests.harness
 from tests.harness import Server
+from web import build_page
 
 ROOT = Path(__file__).parents[1]
 UV = Path(sys.executable).with_name("uv")

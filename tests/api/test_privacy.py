@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 import time
@@ -48,6 +49,7 @@ OTHER_CALLS: list[tuple[str, str, Any]] = [
     ("GET", "/api/files/upload/tasks", None),
     ("POST", "/api/files/upload/create", {}),
     ("POST", "/api/files/upload/direct", None),
+    ("POST", "/api/files/upload/batch", None),
     ("POST", "/api/files/batches/delete", {"file_ids": []}),
 ]
 READS = [call for call in CALLS + OTHER_CALLS if call[0] in ("GET", "HEAD")]
@@ -201,6 +203,9 @@ def test_a_reader_cannot_write(world: World, live: Api, owned: tuple[str, str]) 
                 answer = reader.post(target, json=described(unique()))
             elif path.endswith("/direct"):
                 answer = reader.post(target, files={"file": b"x"})
+            elif path.endswith("/batch"):
+                items = json.dumps([{"file_name": "a", "file_size": 1}])
+                answer = reader.post(target, files={"items": (None, items), "content": b"x"})
             else:
                 answer = reader.request(method, target, json=body)
             error = refused(answer, 403, "SCOPE_MISSING")

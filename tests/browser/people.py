@@ -20,7 +20,14 @@ from playwright.sync_api import Error, expect
 from tests.harness import UPWELL, eventually
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        CDPSession,
+        ConsoleMessage,
+        Locator,
+        Page,
+    )
 
     from tests.harness import Server
 
@@ -116,6 +123,7 @@ class Visit:
     server: Server
     _heard: list[str] = field(default_factory=list)
     _allowed: list[re.Pattern[str]] = field(default_factory=list)
+    _devtools: CDPSession | None = None
 
     @property
     def base(self) -> str:
@@ -157,7 +165,9 @@ class Visit:
     def slow_down(self, bytes_per_second: int) -> None:
         """What is sent from here on takes its time; 0 for as fast as it goes."""
         limit = bytes_per_second or -1
-        self.context.new_cdp_session(self.page).send(
+        # Always the same one: what another has slowed down stays slow.
+        self._devtools = self._devtools or self.context.new_cdp_session(self.page)
+        self._devtools.send(
             "Network.emulateNetworkConditions",
             {
                 "offline": False,

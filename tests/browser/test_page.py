@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -10,14 +13,23 @@ from playwright.sync_api import expect
 from tests.browser.people import DESKTOP, LONG, PHONE, login_link, noise, photo
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from playwright.sync_api import Browser
 
     from tests.browser.people import People
     from tests.harness import Server
 
 pytestmark = pytest.mark.slow
 
+ROOT = Path(__file__).parents[2]
 BUDGET = 150_000  # bytes, compressed
+
+
+@pytest.mark.parametrize("script", ["test", "weigh"])
+def test_its_parts_and_its_weight(chromium: Browser, script: str) -> None:
+    """Its own tests without a browser, and the budget over all files of the build."""
+    npm = [str(ROOT / "scripts/npm.sh"), sys.prefix, "run", script, "--workspace", "app"]
+    done = subprocess.run(npm, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_stranger_is_told_how_to_come_in(people: People, server: Server) -> None:
@@ -153,6 +165,7 @@ def test_the_weight_of_a_first_visit(people: People, tmp_path: Path) -> None:
 def test_nothing_jumps(people: People, server: Server) -> None:
     """While the page comes to be, what is there stays where it is."""
     visit = people.visit(path="/docs")
+    visit.allow("favicon.ico")
     visit.page.add_init_script(
         """window.shifts = [];
         const note = (list) => window.shifts.push(...list.getEntries().map((each) => each.value));

@@ -77,9 +77,9 @@ def test_content_that_is_here_already_is_said_to_be(people: People, tmp_path: Pa
 
 
 def test_pause_resume_and_cancel(people: People, server: Server, tmp_path: Path) -> None:
-    stays, goes = noise(tmp_path / "stays.bin", 12 * MIB), noise(tmp_path / "goes.bin", 12 * MIB)
+    stays, goes = noise(tmp_path / "stays.bin", LONG), noise(tmp_path / "goes.bin", LONG)
     visit = people.visit()
-    visit.slow_down(2 * MIB)
+    visit.slow_down(LONG // 20)
     visit.choose(stays, goes)
     expect(visit.transfer("stays.bin")).to_contain_text(re.compile(r"B of .*B/s · .* left"))
     visit.page.get_by_role("button", name="Pause stays.bin").click()
@@ -232,7 +232,7 @@ def test_into_a_bundle_for_a_while(people: People, server: Server, tmp_path: Pat
     made = server.api().post_json("/api/bundles", {"name": "Summer"})
     visit = people.visit()
     visit.page.get_by_label("Put into").select_option("Bundle: Summer")
-    visit.page.get_by_label("Then").select_option("Delete after a week")
+    visit.page.get_by_label("Keep", exact=True).select_option("For a week")
     visit.choose(photo(tmp_path / "Lake.png"))
     visit.expect_uploaded(1)
     (stored,) = server.api().files()

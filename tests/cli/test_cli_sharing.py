@@ -21,7 +21,7 @@ from tests.api.world import Server
 from upwell.app import asgi, build
 from upwell.cli import app, transfer
 from upwell.cli import secret as secrets
-from upwell.client import Client, SettingsError
+from upwell.client import Calls, Client, SettingsError
 from upwell.config import Settings
 from upwell.core import age, passcodes
 from upwell.http.server import UpwellProtocol
@@ -226,8 +226,8 @@ def test_an_encrypted_upload_is_not_resumed_under_another_password(
             sent.append(index)
             real(self, task_id, index, data, **more)
 
-        real = Client.put_chunk
-        patch.setattr(Client, "put_chunk", cut)
+        real = Calls.put_chunk
+        patch.setattr(Calls, "put_chunk", cut)
         upwell.run("put", path, "--encrypt", *options, code=2)
     begun = upwell.json("tasks")
     assert [task["chunks_uploaded"] for task in begun] == [3]

@@ -93,8 +93,10 @@ def test_it_continues_after_a_file_that_failed(
     result = run("put", big, tmp_path / "absent", small, "--json")
     assert result.exit_code == 1
     records = lines(result.stdout)
-    assert [record["status"] for record in records] == ["uploaded", "failed", "uploaded"]
-    assert records[1]["error"]["code"] == "LOCAL_FILE"
+    told = {record["path"]: record for record in records}
+    wanted = {str(big): "uploaded", str(tmp_path / "absent"): "failed", str(small): "uploaded"}
+    assert {path: record["status"] for path, record in told.items()} == wanted
+    assert told[str(tmp_path / "absent")]["error"]["code"] == "LOCAL_FILE"
     assert len(server.files) == 2
 
 

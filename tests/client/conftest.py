@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.client.fake_server import TOKEN, FakeServer
-from upwell.client import Backoff, Client, Retry
+from upwell.client import Backoff, Calls, Retry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,6 @@ def server() -> Iterator[FakeServer]:
 
 
 @pytest.fixture
-def client(server: FakeServer) -> Iterator[Client]:
-    with Client(server.url, TOKEN, retry=Retry(5.0, backoff=QUICK)) as made:
+def client(server: FakeServer) -> Iterator[Calls]:
+    with Calls(server.url, TOKEN, retry=Retry(5.0, backoff=QUICK)) as made:
         yield made

@@ -113,6 +113,8 @@ class FakeServer:
         self.requests: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.delay = 0.0
+        self.refuse: dict[str, str] = {}  # file name of a batch: the code it is refused with
+        self.spoil: set[str] = set()  # names of those that are stored wrongly
         self.max_chunk = max_chunk
         self.on_chunk: Callable[[int], None] = lambda _: None
         self.lock = threading.RLock()
@@ -190,6 +192,22 @@ class FakeServer:
             "chunks_count": task.count,
         }
 
+    def batch(self, items: list[dict[str, Any]], content: bytes | None) -> list[dict[str, Any]]:
+        results, start = [], 0
+        for item in items:
+            here = [each for each in self.files.values() if each.hash == item.get("hash")]
+            stored = here[0] if here else None
+            name, error = item["file_name"], None
+            piece = (content or b"")[start : start + item["file_size"]]
+            start += len(piece)
+            if name in self.refuse:
+                error = {"code": self.refuse[name], "message": "No.", "status": 403}
+            elif content is not None:
+                stored = stored or self.add(b"spoilt" if name in self.spoil else piece, name)
+            told = stored.as_json() if stored and not error else None
+            results.append({"file_exists": bool(here), "file": told, "error": error})
+        return results
+
     @contextmanager
     def counted(self) -> Iterator[None]:
         with self.lock:
@@ -221,6 +239,14 @@ class FakeServer:
         task.file.mime_type = task.request.get("content_type", "application/octet-stream")
         task.status = "completed"
         return task.file.as_json()
+
+
+def _parts(body: bytes) -> tuple[bytes, bytes | None]:
+    """The contents of a batch's two fields."""
+    boundary = b"\r\n" + body.partition(b"\r\n")[0]
+    parts = (b"\r\n" + body).split(boundary)[1:-1]
+    found = [part.partition(b"\r\n\r\n")[2] for part in parts]
+    return found[0], found[1] if len(found) > 1 else None
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -290,6 +316,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, body: bytes) -> None:
         with self.fake.lock:
             self._json(self.fake.create(json.loads(body)))
+
+    def _batch(self, body: bytes) -> None:
+        items, content = _parts(body)
+        with self.fake.lock:
+            self._json({"results": self.fake.batch(json.loads(items), content)})
 
     def _chunk(self, body: bytes, identifier: str, number: str) -> None:
         if self.fake.delay:
@@ -386,6 +417,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"POST /upload/create", _Handler._create),
+    (r"POST /upload/batch", _Handler._batch),
     (r"PUT /upload/chunk/(\w+)/(\d+)", _Handler._chunk),
     (r"POST /upload/complete/(\w+)", _Handler._complete),
     (r"GET /upload/resume/(\w+)", _Handler._resume),

@@ -10,7 +10,7 @@ import pytest
 import upwell.client
 from upwell.client import (
     ApiError,
-    Client,
+    Calls,
     ConnectionFailed,
     PatienceOver,
     Retry,
@@ -42,12 +42,12 @@ def test_the_client_stands_alone(path: Path) -> None:
     assert {name for name in ours if not name.startswith("upwell.client")} == set()
 
 
-def answering(response: httpx2.Response) -> Client:
+def answering(response: httpx2.Response) -> Calls:
     transport = httpx2.MockTransport(lambda _: response)
-    return Client("http://up.example", retry=Retry(0), transport=transport)
+    return Calls("http://up.example", retry=Retry(0), transport=transport)
 
 
-def test_files_tasks_and_their_ends(client: Client, server: FakeServer) -> None:
+def test_files_tasks_and_their_ends(client: Calls, server: FakeServer) -> None:
     first, second = server.add(b"1", "one"), server.add(b"22", "two")
     task = client.create_upload(NewFile(name="three", size=3))
     assert isinstance(task, UploadTask)
@@ -67,7 +67,7 @@ def test_files_tasks_and_their_ends(client: Client, server: FakeServer) -> None:
     assert caught.value.code == "FILE_NOT_FOUND"
 
 
-def test_a_deletion_whose_answer_was_lost_is_done(client: Client, server: FakeServer) -> None:
+def test_a_deletion_whose_answer_was_lost_is_done(client: Calls, server: FakeServer) -> None:
     file = server.add(b"1")
     server.fail("DELETE", "lose")
     client.delete(file.id)
@@ -106,18 +106,18 @@ def test_lists_of_something_else() -> None:
 
 def test_nobody_there() -> None:
     with (
-        Client("http://127.0.0.1:9", retry=Retry(0)) as client,
+        Calls("http://127.0.0.1:9", retry=Retry(0)) as client,
         pytest.raises(ConnectionFailed, match=r"127\.0\.0\.1:9"),
     ):
         client.files()
 
 
 def test_the_error_tells_of_the_last_failure() -> None:
-    with Client("http://127.0.0.1:9", retry=Retry(0.1)) as client, pytest.raises(PatienceOver):
+    with Calls("http://127.0.0.1:9", retry=Retry(0.1)) as client, pytest.raises(PatienceOver):
         client.files()
 
 
-def test_the_token_is_sent_and_never_shown(client: Client, server: FakeServer) -> None:
+def test_the_token_is_sent_and_never_shown(client: Calls, server: FakeServer) -> None:
     client.files()
     assert server.headers[-1]["Authorization"].startswith("Bearer ")
     assert server.headers[-1]["Authorization"].split()[1] not in repr(vars(client))

@@ -24,7 +24,7 @@ from upwell.client import (
 
 if TYPE_CHECKING:
     from tests.client.fake_server import FakeServer
-    from upwell.client import Client
+    from upwell.client import Calls
 
 CONTENT = os.urandom(1_000_003)
 
@@ -32,7 +32,7 @@ CONTENT = os.urandom(1_000_003)
 @pytest.mark.parametrize("size", [0, 1, 65_536, 1_000_003])
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
 def test_any_size_and_digest(
-    size: int, algorithm: str, client: Client, server: FakeServer, tmp_path: Path
+    size: int, algorithm: str, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     content = CONTENT[:size]
     file = server.add(content, "a.bin", hash=hashlib.new(algorithm, content).hexdigest())
@@ -44,14 +44,14 @@ def test_any_size_and_digest(
 
 
 def test_without_a_digest_the_size_still_counts(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(b"12345", hash="")
     assert not download_file(client, file.id, tmp_path / "x").verified
 
 
 def test_an_explicit_target_is_taken_as_it_is(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(b"12345")
     assert download_file(client, file.id, tmp_path / ".hidden").path == tmp_path / ".hidden"
@@ -59,7 +59,7 @@ def test_an_explicit_target_is_taken_as_it_is(
 
 @pytest.mark.parametrize("after", [0, 1, 400_000, 1_000_002])
 def test_a_download_that_breaks_goes_on(
-    after: int, client: Client, server: FakeServer, tmp_path: Path
+    after: int, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT)
     server.fail(rf"GET /{file.id}$", "cut", after=after, times=2)
@@ -67,7 +67,7 @@ def test_a_download_that_breaks_goes_on(
     assert got.path.read_bytes() == CONTENT
 
 
-def test_a_later_run_continues(client: Client, server: FakeServer, tmp_path: Path) -> None:
+def test_a_later_run_continues(client: Calls, server: FakeServer, tmp_path: Path) -> None:
     file = server.add(CONTENT, "a")
     (tmp_path / "a.part").write_bytes(CONTENT[:700_000])
     download_file(client, file.id, tmp_path)
@@ -79,7 +79,7 @@ def test_a_later_run_continues(client: Client, server: FakeServer, tmp_path: Pat
     "part", [b"other" * 1000, CONTENT + b"more", CONTENT[:-1] + b"\0", CONTENT], ids=len
 )
 def test_a_part_of_another_file_is_dropped(
-    part: bytes, client: Client, server: FakeServer, tmp_path: Path
+    part: bytes, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT, "a")
     (tmp_path / "a.part").write_bytes(part)
@@ -89,7 +89,7 @@ def test_a_part_of_another_file_is_dropped(
 
 
 def test_a_corrupted_download_never_gets_the_name(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT)
     server.fail(rf"GET /{file.id}$", "corrupt")
@@ -100,7 +100,7 @@ def test_a_corrupted_download_never_gets_the_name(
 
 @pytest.mark.parametrize("change", [-1, 1])
 def test_another_size_than_told_is_refused(
-    change: int, client: Client, server: FakeServer, tmp_path: Path
+    change: int, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT, size=len(CONTENT) + change)
     with pytest.raises((ContentMismatch, ApiError)):
@@ -108,7 +108,7 @@ def test_another_size_than_told_is_refused(
     assert not (tmp_path / "file.bin").exists()
 
 
-def test_nothing_is_overwritten(client: Client, server: FakeServer, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(client: Calls, server: FakeServer, tmp_path: Path) -> None:
     file = server.add(CONTENT, "a")
     (tmp_path / "a").write_bytes(b"mine")
     with pytest.raises(TargetExists, match="--force"):
@@ -119,7 +119,7 @@ def test_nothing_is_overwritten(client: Client, server: FakeServer, tmp_path: Pa
 
 
 def test_a_file_that_appears_meanwhile_is_not_overwritten(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT, "a")
 
@@ -133,7 +133,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(
 
 
 def test_a_dangling_link_is_not_written_through(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT, "a")
     (tmp_path / "a").symlink_to(tmp_path / "elsewhere")
@@ -145,7 +145,7 @@ def test_a_dangling_link_is_not_written_through(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_two_downloads_do_not_mix(client: Client, server: FakeServer, tmp_path: Path) -> None:
+def test_two_downloads_do_not_mix(client: Calls, server: FakeServer, tmp_path: Path) -> None:
     file = server.add(CONTENT, "a")
     with (tmp_path / "a.part").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -154,9 +154,7 @@ def test_two_downloads_do_not_mix(client: Client, server: FakeServer, tmp_path: 
     download_file(client, file.id, tmp_path)
 
 
-def test_a_folder_that_is_absent_is_told(
-    client: Client, server: FakeServer, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_absent_is_told(client: Calls, server: FakeServer, tmp_path: Path) -> None:
     file = server.add(CONTENT)
     with pytest.raises(LocalFileError, match="absent"):
         download_file(client, file.id, tmp_path / "absent" / "a")
@@ -164,23 +162,23 @@ def test_a_folder_that_is_absent_is_told(
 
 @pytest.mark.parametrize("identifier", ["../me", "a/b", "", "..", "%2e%2e", "a?b", "ü"])
 def test_an_identifier_cannot_reach_another_resource(
-    identifier: str, client: Client, server: FakeServer, tmp_path: Path
+    identifier: str, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     with pytest.raises(Exception, match="identifier"):
         download_file(client, identifier, tmp_path)
     assert not server.requests
 
 
-def test_a_stream_goes_on_too(client: Client, server: FakeServer) -> None:
+def test_a_stream_goes_on_too(client: Calls, server: FakeServer) -> None:
     file = server.add(CONTENT)
     server.fail(rf"GET /{file.id}$", "cut", after=400_000)
     stream = io.BytesIO()
-    assert download_to(client, file.id, stream)
+    assert download_to(client, file.id, stream).verified
     assert stream.getvalue() == CONTENT
     assert server.headers[-1]["If-Range"] == f'"{file.hash}"'
 
 
-def test_a_stream_cannot_start_again(client: Client, server: FakeServer) -> None:
+def test_a_stream_cannot_start_again(client: Calls, server: FakeServer) -> None:
     file = server.add(CONTENT)
     server.fail(rf"GET /{file.id}$", "cut", after=400_000)
 
@@ -228,7 +226,7 @@ def test_a_plain_name_is_one_in_its_folder(name: str, fallback: str) -> None:
 
 
 def test_a_name_of_full_length_can_be_downloaded(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     file = server.add(CONTENT, "ü" * 400 + ".bin")
     got = download_file(client, file.id, tmp_path)

@@ -149,7 +149,7 @@ def settings_file(tmp_path: Path, text: str) -> dict[str, str]:
 def test_defaults(tmp_path: Path) -> None:
     settings = load_settings(environ={"XDG_CONFIG_HOME": str(tmp_path)})
     assert settings.server == "http://127.0.0.1:8420"
-    assert settings.connections == 4
+    assert settings.connections == 8
     assert settings.token is None
     assert settings.chunk_size is None
 

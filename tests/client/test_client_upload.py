@@ -12,7 +12,7 @@ from tests.client.fake_server import TOKEN, FakeServer
 from upwell.client import (
     ApiError,
     Backoff,
-    Client,
+    Calls,
     ConnectionFailed,
     ContentMismatch,
     FileChanged,
@@ -73,7 +73,7 @@ def interrupt(path: Path, server: FakeServer, states: UploadStates) -> None:
     """Send some chunks of ``path``, then fail for good."""
     server.fail(r"/chunk/\w+/5", "answer", status=400, body={"code": "BROKEN"})
     with (
-        Client(server.url, TOKEN, connections=1) as client,
+        Calls(server.url, TOKEN, connections=1) as client,
         pytest.raises(ApiError, match="As told"),
     ):
         upload_file(client, path, SMALL_CHUNKS, states=states)
@@ -84,7 +84,7 @@ def interrupt(path: Path, server: FakeServer, states: UploadStates) -> None:
 )
 @pytest.mark.parametrize("check_first", [False, True])
 def test_any_size_arrives(
-    size: int, check_first: bool, client: Client, server: FakeServer, tmp_path: Path
+    size: int, check_first: bool, client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "näme.txt"
     path.write_bytes(content := os.urandom(size))
@@ -101,7 +101,7 @@ def test_any_size_arrives(
 
 
 def test_a_large_file_is_read_once_and_created_without_its_hash(
-    client: Client, server: FakeServer, big: Path, monkeypatch: pytest.MonkeyPatch
+    client: Calls, server: FakeServer, big: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 0
     read = os.preadv
@@ -121,7 +121,7 @@ def test_a_large_file_is_read_once_and_created_without_its_hash(
 
 
 def test_a_small_file_that_is_there_already_is_not_sent(
-    client: Client, server: FakeServer, tmp_path: Path
+    client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "small"
     path.write_bytes(b"hello")
@@ -132,7 +132,7 @@ def test_a_small_file_that_is_there_already_is_not_sent(
 
 
 def test_check_first_spares_a_large_file_that_is_there_already(
-    client: Client, server: FakeServer, big: Path
+    client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.add(big.read_bytes())
 
@@ -143,15 +143,18 @@ def test_check_first_spares_a_large_file_that_is_there_already(
 def test_the_chunk_size_that_the_server_answers_counts(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content := os.urandom(5000))
-    with FakeServer(max_chunk=700) as server, Client(server.url, TOKEN) as client:
+    with FakeServer(max_chunk=700) as server, Calls(server.url, TOKEN) as client:
         upload_file(client, path)
         assert stored(server) == content
         assert server.count("PUT") == 8
 
 
-def test_chunks_go_in_parallel(server: FakeServer, big: Path) -> None:
+def test_chunks_go_in_parallel(server: FakeServer, tmp_path: Path) -> None:
+    """As many at once as help, which here is as many as may be."""
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(80 * CHUNK))
     server.delay = 0.05
-    with Client(server.url, TOKEN, connections=4) as client:
+    with Calls(server.url, TOKEN, connections=4) as client:
         upload_file(client, big, SMALL_CHUNKS)
     assert server.busiest == 4
 
@@ -169,7 +172,7 @@ def test_chunks_go_in_parallel(server: FakeServer, big: Path) -> None:
 )
 @pytest.mark.parametrize("times", [1, 3])
 def test_broken_connections_are_tried_again(
-    match: str, kind: str, times: int, client: Client, server: FakeServer, big: Path
+    match: str, kind: str, times: int, client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(match, kind, times=times)
     log = Log()
@@ -181,7 +184,7 @@ def test_broken_connections_are_tried_again(
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 507])
 def test_passing_errors_are_tried_again(
-    status: int, client: Client, server: FakeServer, big: Path
+    status: int, client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(r"PUT .*/2", "answer", status=status, times=2)
     server.fail(r"complete", "answer", status=status)
@@ -191,7 +194,7 @@ def test_passing_errors_are_tried_again(
 
 @pytest.mark.parametrize("code", ["CHUNK_BUSY", "CHUNK_SUPERSEDED"])
 def test_a_chunk_that_another_request_took_over_is_sent_again(
-    code: str, client: Client, server: FakeServer, big: Path
+    code: str, client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(r"PUT .*/2", "answer", status=409, body={"code": code})
     upload_file(client, big, SMALL_CHUNKS)
@@ -200,7 +203,7 @@ def test_a_chunk_that_another_request_took_over_is_sent_again(
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 415])
 def test_refusals_end_the_upload_at_once(
-    status: int, client: Client, server: FakeServer, big: Path
+    status: int, client: Calls, server: FakeServer, big: Path
 ) -> None:
     refusal = {"code": "REFUSED", "message": "Pools are closed today.", "trace_id": "abc"}
     server.fail(r"PUT .*/2", "answer", status=status, body=refusal)
@@ -215,7 +218,7 @@ def test_retry_after_is_respected(server: FakeServer, big: Path) -> None:
     server.fail(r"create", "answer", status=429, headers={"Retry-After": "1"})
     waits: list[Wait | None] = []
     quick = Retry(9.0, backoff=Backoff(first=0.01), on_wait=waits.append)
-    with Client(server.url, TOKEN, retry=quick) as client:
+    with Calls(server.url, TOKEN, retry=quick) as client:
         upload_file(client, big, SMALL_CHUNKS)
     assert waits[0] is not None
     assert waits[0].delay >= 1.0
@@ -224,27 +227,27 @@ def test_retry_after_is_respected(server: FakeServer, big: Path) -> None:
 
 def test_a_wait_longer_than_the_patience_ends_at_once(server: FakeServer, big: Path) -> None:
     server.fail(r"create", "answer", status=429, headers={"Retry-After": "3600"})
-    with Client(server.url, TOKEN, retry=Retry(5.0)) as client, pytest.raises(PatienceOver):
+    with Calls(server.url, TOKEN, retry=Retry(5.0)) as client, pytest.raises(PatienceOver):
         upload_file(client, big, SMALL_CHUNKS)
 
 
 def test_patience_ends(server: FakeServer, big: Path) -> None:
     server.fail(r"PUT", "reset", times=10_000)
     retry = Retry(0.3, backoff=Backoff(first=0.01, longest=0.05))
-    with Client(server.url, TOKEN, retry=retry) as client, pytest.raises(PatienceOver) as caught:
+    with Calls(server.url, TOKEN, retry=retry) as client, pytest.raises(PatienceOver) as caught:
         upload_file(client, big, SMALL_CHUNKS)
     assert isinstance(caught.value.cause, ConnectionFailed)
 
 
 def test_without_patience_nothing_is_tried_again(server: FakeServer, big: Path) -> None:
     server.fail(r"create", "answer", status=503)
-    with Client(server.url, TOKEN, retry=Retry(0)) as client, pytest.raises(ApiError):
+    with Calls(server.url, TOKEN, retry=Retry(0)) as client, pytest.raises(ApiError):
         upload_file(client, big)
     assert server.count("create") == 1
 
 
 def test_an_interrupted_upload_sends_only_what_is_missing(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     interrupt(big, server, states)
     log = Log()
@@ -257,11 +260,11 @@ def test_an_interrupted_upload_sends_only_what_is_missing(
 
 
 def test_a_known_hash_resumes_without_any_state(
-    server: FakeServer, client: Client, big: Path
+    server: FakeServer, client: Calls, big: Path
 ) -> None:
     options = UploadOptions(chunk_size=CHUNK, check_first=True)
     server.fail(r"/chunk/\w+/5", "answer", status=400)
-    with Client(server.url, TOKEN, connections=1) as once, pytest.raises(ApiError):
+    with Calls(server.url, TOKEN, connections=1) as once, pytest.raises(ApiError):
         upload_file(once, big, options)
     upload_file(client, big, options)
     assert stored(server) == big.read_bytes()
@@ -269,11 +272,11 @@ def test_a_known_hash_resumes_without_any_state(
 
 
 def test_a_lost_answer_to_complete_is_made_good_by_the_next_run(
-    server: FakeServer, client: Client, big: Path, states: UploadStates
+    server: FakeServer, client: Calls, big: Path, states: UploadStates
 ) -> None:
     server.fail(r"complete", "lose")
     with (
-        Client(server.url, TOKEN, retry=Retry(0)) as once,
+        Calls(server.url, TOKEN, retry=Retry(0)) as once,
         pytest.raises(ConnectionFailed),
     ):
         upload_file(once, big, SMALL_CHUNKS, states=states)
@@ -282,7 +285,7 @@ def test_a_lost_answer_to_complete_is_made_good_by_the_next_run(
 
 
 def test_a_task_that_is_gone_is_replaced(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     interrupt(big, server, states)
     server.tasks.clear()
@@ -293,7 +296,7 @@ def test_a_task_that_is_gone_is_replaced(
 
 
 def test_a_file_that_changed_between_runs_starts_again(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     interrupt(big, server, states)
     big.write_bytes(content := os.urandom(10 * CHUNK + 17))
@@ -306,7 +309,7 @@ def test_a_file_that_changed_between_runs_starts_again(
 
 
 def test_another_destination_is_another_upload(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     interrupt(big, server, states)
     elsewhere = UploadOptions(chunk_size=CHUNK, bundle_id="b")
@@ -315,7 +318,7 @@ def test_another_destination_is_another_upload(
 
 
 def test_a_finished_upload_is_forgotten(
-    client: Client, big: Path, states: UploadStates, tmp_path: Path
+    client: Calls, big: Path, states: UploadStates, tmp_path: Path
 ) -> None:
     upload_file(client, big, SMALL_CHUNKS, states=states)
     book = tmp_path / "state" / "uploads.json"
@@ -325,7 +328,7 @@ def test_a_finished_upload_is_forgotten(
 
 
 def test_chunks_that_complete_names_are_sent_again(
-    client: Client, server: FakeServer, big: Path
+    client: Calls, server: FakeServer, big: Path
 ) -> None:
     def lose_one(index: int) -> None:
         if index == 9 and server.chunk_counts[9] == 1:
@@ -340,7 +343,7 @@ def test_chunks_that_complete_names_are_sent_again(
 
 @pytest.mark.parametrize("named", [None, [], "x"])
 def test_complete_may_fail_to_name_them(
-    named: object, client: Client, server: FakeServer, big: Path
+    named: object, client: Calls, server: FakeServer, big: Path
 ) -> None:
     refusal = {"code": "CHUNKS_MISSING", "meta": {"missing_chunks": named}}
     server.fail(r"complete", "answer", status=400, body=refusal)
@@ -348,7 +351,7 @@ def test_complete_may_fail_to_name_them(
     assert stored(server) == big.read_bytes()
 
 
-def test_a_wrong_copy_is_sent_once_more(client: Client, server: FakeServer, big: Path) -> None:
+def test_a_wrong_copy_is_sent_once_more(client: Calls, server: FakeServer, big: Path) -> None:
     server.fail(r"PUT .*/4", "flip")
     upload_file(client, big, UploadOptions(chunk_size=CHUNK, check_first=True))
     assert stored(server) == big.read_bytes()
@@ -356,7 +359,7 @@ def test_a_wrong_copy_is_sent_once_more(client: Client, server: FakeServer, big:
 
 
 def test_a_copy_that_stays_wrong_is_an_error(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     server.fail(r"PUT .*/4", "flip", times=99)
     with pytest.raises(ContentMismatch):
@@ -366,7 +369,7 @@ def test_a_copy_that_stays_wrong_is_an_error(
 
 
 def test_a_wrong_file_does_not_stay_on_the_server(
-    client: Client, server: FakeServer, big: Path
+    client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(r"PUT .*/4", "flip")
     with pytest.raises(ContentMismatch, match="deleted"):
@@ -376,7 +379,7 @@ def test_a_wrong_file_does_not_stay_on_the_server(
 
 @pytest.mark.parametrize("change", ["grow", "shrink", "rewrite"])
 def test_a_file_that_changes_while_it_is_sent_is_refused(
-    change: str, client: Client, server: FakeServer, big: Path
+    change: str, client: Calls, server: FakeServer, big: Path
 ) -> None:
     def modify(_: int) -> None:
         if change == "shrink":
@@ -393,7 +396,7 @@ def test_a_file_that_changes_while_it_is_sent_is_refused(
 
 
 def test_a_file_that_is_replaced_while_it_is_sent_arrives_as_it_was(
-    client: Client, server: FakeServer, big: Path
+    client: Calls, server: FakeServer, big: Path
 ) -> None:
     content = big.read_bytes()
 
@@ -413,7 +416,7 @@ def test_a_file_that_is_replaced_while_it_is_sent_arrives_as_it_was(
     ids=["absent", "folder", "pipe", "loop"],
 )
 def test_what_is_no_regular_file_is_refused(
-    make: Callable[[Path], None], client: Client, server: FakeServer, tmp_path: Path
+    make: Callable[[Path], None], client: Calls, server: FakeServer, tmp_path: Path
 ) -> None:
     make(path := tmp_path / "thing")
     with pytest.raises(LocalFileError):
@@ -422,7 +425,7 @@ def test_what_is_no_regular_file_is_refused(
 
 
 def test_two_uploads_of_one_file_send_it_once(
-    client: Client, server: FakeServer, big: Path, states: UploadStates
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
 ) -> None:
     waiting = threading.Event()
     results = []
@@ -464,7 +467,7 @@ def test_two_uploads_of_one_file_send_it_once(
     ],
 )
 def test_nonsense_answers_are_told(
-    answer: dict[str, object], client: Client, server: FakeServer, big: Path
+    answer: dict[str, object], client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(r"create", "answer", status=200, body=answer)
     with pytest.raises(Exception, match=r"answer|identifier") as caught:
@@ -473,14 +476,14 @@ def test_nonsense_answers_are_told(
 
 
 def test_a_redirect_is_not_followed_with_the_token(
-    client: Client, server: FakeServer, big: Path
+    client: Calls, server: FakeServer, big: Path
 ) -> None:
     server.fail(r"create", "answer", status=302, headers={"Location": "https://elsewhere.example"})
     with pytest.raises(UnexpectedAnswer, match=r"elsewhere\.example"):
         upload_file(client, big)
 
 
-def test_a_stop_interrupts_a_chunk(client: Client, server: FakeServer) -> None:
+def test_a_stop_interrupts_a_chunk(client: Calls, server: FakeServer) -> None:
     stop = threading.Event()
     sent: list[int] = []
 
@@ -495,13 +498,13 @@ def test_a_stop_interrupts_a_chunk(client: Client, server: FakeServer) -> None:
 
 
 def test_a_broken_book_costs_only_the_resume(
-    client: Client, server: FakeServer, big: Path, states: UploadStates, tmp_path: Path
+    client: Calls, server: FakeServer, big: Path, states: UploadStates, tmp_path: Path
 ) -> None:
     (tmp_path / "state" / "uploads.json").write_text('{"uploads": [')
     upload_file(client, big, SMALL_CHUNKS, states=states)
     assert stored(server) == big.read_bytes()
 
 
-def test_the_verified_hash_is_that_of_the_file(client: Client, big: Path) -> None:
+def test_the_verified_hash_is_that_of_the_file(client: Calls, big: Path) -> None:
     done = upload_file(client, big, SMALL_CHUNKS)
     assert done.file.hash == sha256(big.read_bytes()).hexdigest()

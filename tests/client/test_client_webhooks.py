@@ -10,7 +10,7 @@ import pytest
 
 from upwell.client import ApiError, ConnectionFailed, PatienceOver, Retry, UnexpectedAnswer
 from upwell.client import webhooks as module
-from upwell.client.webhooks import EventClient
+from upwell.client.webhooks import EventCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,9 +34,9 @@ class Script:
         self.asked.append(request)
         return self._answers.pop(0)(request)
 
-    def client(self, retry: Retry | None = None) -> EventClient:
+    def client(self, retry: Retry | None = None) -> EventCalls:
         transport = httpx2.MockTransport(self)
-        return EventClient("http://up.example", retry=retry or Retry(0), transport=transport)
+        return EventCalls("http://up.example", retry=retry or Retry(0), transport=transport)
 
 
 def frame(seq: int) -> str:

@@ -62,7 +62,7 @@ from upwell.model import (
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def task_for(world: Core, who: Principal, new: NewUpload) -> UploadTask:
@@ -345,8 +345,11 @@ def test_a_catalog_that_refuses_a_task_gives_its_space_back(
     def full(*_: object) -> None:
         raise StorageFull("no")
 
+    def refuse(new: Sequence[object]) -> list[StorageFull]:
+        return [StorageFull("no") for _ in new]
+
     monkeypatch.setattr(world.catalog, "add_task", full)
-    monkeypatch.setattr(world.catalog, "add_file", full)
+    monkeypatch.setattr(world.catalog, "add_files", refuse)
     with pytest.raises(StorageFull):
         world.uploads.create(world.me, new_upload(content(20)))
     with pytest.raises(StorageFull):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from upwell.catalog import events, jobs, pools
 from upwell.catalog.batches import BATCH
+from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     Instant,
     blobs,
@@ -58,6 +60,7 @@ _BLOB_COLUMNS = [column.label(f"blob_{column.name}") for column in blobs.c]
 _ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUMNS).join(
     blobs, blobs.c.id == files.c.blob_id
 )
+_ADD, _ADD_BLOB = Prepared(sa.insert(files)), Prepared(sa.insert(blobs))
 _BY_ID = _ALL.where(files.c.id == sa.bindparam("file_id"))
 _MINE = _BY_ID.where(files.c.account_id == sa.bindparam("account_id"), _LIVE)
 _FIND = _BY_ID.where(_LIVE, _IN_PLACE)
@@ -97,7 +100,7 @@ def _add_blob(conn: Connection, blob: Blob, account_id: str) -> None:
         "crc32": blob.crc32,
     }
     known = {name: blob.digests.get(name) for name in Digest.ALGORITHMS}
-    conn.execute(sa.insert(blobs), row | known)
+    _ADD_BLOB.count(conn, row | known)
     pools.count(conn, account_id, blob.pool_id, stored=blob.size)
 
 
@@ -124,7 +127,7 @@ def _add(conn: Connection, file: CloudFile) -> None:
         "updated_at": file.updated_at,
         "recycled_at": file.recycled_at,
     }
-    conn.execute(sa.insert(files), row | _changeable(file))
+    _ADD.count(conn, row | _changeable(file))
     pools.count(conn, file.account_id, file.pool_id, files=1)
     _note(conn, EventType.FILE_CREATED, file, file.created_at)
 
@@ -148,16 +151,21 @@ def _changeable(file: CloudFile) -> dict[str, Any]:
 def duplicates(
     conn: Connection, account_id: str, digest: Digest, size: int, now: datetime
 ) -> list[CloudFile]:
+    asked = {"account": account_id, "digest": digest.hex, "size": size, "now": now}
+    return [_file(row) for row in _same_content(digest.algorithm).all(conn, asked)]
+
+
+@cache
+def _same_content(algorithm: str) -> Prepared:
     # The blob's account is the file's, always. Asked of the blob alone, the digest's index
     # serves; asked of the file too, SQLite walks all files of the account.
     same = sa.and_(
-        blobs.c.account_id == account_id,
-        blobs.c[digest.algorithm] == digest.hex,
-        blobs.c.size == size,
+        blobs.c.account_id == sa.bindparam("account"),
+        blobs.c[algorithm] == sa.bindparam("digest"),
+        blobs.c.size == sa.bindparam("size"),
         blobs.c.sealed_check.is_(None),
     )
-    query = _ALL.where(same, _LIVE, _IN_PLACE).order_by(*_NEWEST)
-    return [_file(row) for row in conn.execute(query, {"now": now})]
+    return Prepared(_ALL.where(same, _LIVE, _IN_PLACE).order_by(*_NEWEST))
 
 
 def by_id(conn: Connection, file_id: str) -> CloudFile | None:
@@ -448,7 +456,7 @@ def lease(conn: Connection, name: str, holder: str, now: datetime, until: dateti
     return conn.execute(taken.returning(leases.c.name)).first() is not None
 
 
-def _file(row: sa.Row[Any]) -> CloudFile:
+def _file(row: Any) -> CloudFile:
     return CloudFile(
         id=row.id,
         account_id=row.account_id,
@@ -468,9 +476,8 @@ def _file(row: sa.Row[Any]) -> CloudFile:
     )
 
 
-def _blob(row: sa.Row[Any]) -> Blob:
-    columns = row._mapping  # noqa: SLF001 - SQLAlchemy's public name for it
-    digests = {name: columns[f"blob_{name}"] for name in Digest.ALGORITHMS}
+def _blob(row: Any) -> Blob:
+    digests = {name: getattr(row, f"blob_{name}") for name in Digest.ALGORITHMS}
     return Blob(
         id=row.blob_id,
         pool_id=row.blob_pool_id,
@@ -486,7 +493,7 @@ def _blob(row: sa.Row[Any]) -> Blob:
     )
 
 
-def _sealed(row: sa.Row[Any]) -> Sealed | None:
+def _sealed(row: Any) -> Sealed | None:
     if row.blob_sealed_check is None:
         return None
     return Sealed(row.blob_sealed_head, row.blob_sealed_chunk_size, row.blob_sealed_check)

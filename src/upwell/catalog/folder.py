@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from upwell.catalog.sqlite import Sqlite
+    from upwell.core.ports import NewFile
+    from upwell.errors import UpwellError
     from upwell.model import Account, Allowance, Blob, Bundle, CloudFile, NewJob, Pool, Token
 
 CATALOG = "catalog.sqlite"
@@ -143,6 +145,12 @@ class FolderCatalog(SqlCatalog):
     ) -> None:
         super().add_file(blob, file, allowance, jobs)
         self._journal.add(Noted(file=file))
+
+    def add_files(self, new: Sequence[NewFile]) -> list[UpwellError | None]:
+        refused = super().add_files(new)
+        kept = (each.file for each, why in zip(new, refused, strict=True) if why is None)
+        self._journal.add(*(Noted(file=file) for file in kept))
+        return refused
 
     def share_blob(self, file: CloudFile) -> bool:
         shared = super().share_blob(file)

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,14 +44,14 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def add(self, noted: Noted) -> None:
-        record = {name: value for name, value in asdict(noted).items() if value is not None}
-        # The line feed in front ends what a full disk may have cut short.
-        line = f"\n{json.dumps(record, default=_plain)}\n".encode()
+    def add(self, *noted: Noted) -> None:
+        if not noted:
+            return
+        lines = b"".join(map(_line, noted))
         with suppress(OSError):
             fd = self._open(fcntl.LOCK_SH)
             try:
-                os.write(fd, line)
+                os.write(fd, lines)
             finally:
                 os.close(fd)
 
@@ -99,7 +99,20 @@ class Journal:
             os.close(fd)
 
 
+def _line(noted: Noted) -> bytes:
+    record = {name: value for name, value in _fields_of(noted).items() if value is not None}
+    # The line feed in front ends what a full disk may have cut short.
+    return f"\n{json.dumps(record, default=_plain)}\n".encode()
+
+
+def _fields_of(value: Any) -> dict[str, Any]:
+    """As ``asdict``, which copies all that is below, too: several times as slow."""
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
 def _plain(value: object) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return _fields_of(value)
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, timedelta):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from upwell.catalog.writer import driver_connection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import sqlalchemy as sa
     from sqlalchemy import Connection, Dialect
@@ -31,6 +31,10 @@ class Prepared:
     def first(self, conn: Connection, values: dict[str, Any]) -> Any | None:
         """The first row, or None."""
         return self._for(conn.dialect).first(conn, values)
+
+    def all(self, conn: Connection, values: dict[str, Any]) -> list[Any]:
+        """Every row."""
+        return self._for(conn.dialect).all(conn, values)
 
     def count(self, conn: Connection, values: dict[str, Any]) -> int:
         """How many rows it changed."""
@@ -61,10 +65,13 @@ class _Compiled:
         return raw.execute(self._sql, dict(zip((n for n, _ in self._bind), bound, strict=True)))
 
     def first(self, conn: Connection, values: dict[str, Any]) -> Any | None:
-        rows = self.run(conn, values).fetchall()
-        if not rows:
-            return None
-        row = list(rows[0])
+        return next(iter(self.all(conn, values)), None)
+
+    def all(self, conn: Connection, values: dict[str, Any]) -> list[Any]:
+        return [self._read(row) for row in self.run(conn, values).fetchall()]
+
+    def _read(self, found: Sequence[Any]) -> Any:
+        row = list(found)
         for position, process in self._result:
             row[position] = process(row[position])
         return self._row._make(row)

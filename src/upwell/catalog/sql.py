@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from upwell.catalog.links import LinkMethods
 from upwell.catalog.migrate import HEAD, migrate, revision
 from upwell.catalog.pools import PoolMethods
 from upwell.catalog.sqlite import Sqlite, raise_explained
+from upwell.core.ports import NewFile
 from upwell.errors import NotReady
 from upwell.model import ALL_FILES
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from upwell.core.ports import Page
+    from upwell.errors import UpwellError
     from upwell.model import (
         Account,
         Allowance,
@@ -188,9 +191,10 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
     def add_file(
         self, blob: Blob, file: CloudFile, allowance: Allowance, jobs: Sequence[NewJob] = ()
     ) -> None:
-        self._db.write(
-            lambda conn: files.add_with_blob(conn, blob, _fit(conn, file), allowance, jobs)
-        )
+        self._db.write(partial(_add_file, NewFile(blob, file, allowance, jobs)))
+
+    def add_files(self, new: Sequence[NewFile]) -> list[UpwellError | None]:
+        return self._db.write_each([partial(_add_file, each) for each in new])
 
     def share_blob(self, file: CloudFile) -> bool:
         return self._db.write(lambda conn: files.share_blob(conn, _fit(conn, file)))
@@ -332,6 +336,11 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
 
     def files_of_blob(self, blob_id: str) -> list[CloudFile]:
         return self._db.read(lambda conn: files.of_blob(conn, blob_id))
+
+
+def _add_file(new: NewFile, conn: sa.Connection) -> None:
+    file = _fit(conn, new.file)
+    files.add_with_blob(conn, new.blob, file, new.allowance, new.jobs)
 
 
 def _fit(conn: sa.Connection, file: CloudFile) -> CloudFile:

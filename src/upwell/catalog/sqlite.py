@@ -24,10 +24,10 @@ from sqlalchemy.pool import NullPool
 
 from upwell.catalog.turns import Turns
 from upwell.catalog.writer import Writer, driver_connection
-from upwell.errors import NotReady, StorageFull
+from upwell.errors import NotReady, StorageFull, UpwellError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
@@ -97,6 +97,25 @@ class Sqlite:
         finally:
             if matters:
                 self.written_at = time.time()
+
+    def write_each(self, works: Sequence[Callable[[Connection], T]]) -> list[T | UpwellError]:
+        """``write`` for many, each of its own effect, in few commits: what each returned, or
+        the error of ours that it was refused with. Raises any other."""
+        try:
+            outcomes = self._writer.submit_all(works)
+        finally:
+            self.written_at = time.time()
+        return [self._told(outcome) for outcome in outcomes]
+
+    def _told(self, outcome: T | BaseException) -> T | UpwellError:
+        if not isinstance(outcome, BaseException) or isinstance(outcome, UpwellError):
+            return outcome
+        if not isinstance(outcome, (DBAPIError, sqlite3.Error, OSError)):
+            raise outcome
+        try:
+            raise_explained(outcome, self.path)
+        except UpwellError as known:
+            return known
 
     def close(self) -> None:
         self._closed = True

@@ -16,7 +16,7 @@ from upwell.errors import NotReady
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
 
@@ -68,6 +68,15 @@ class Writer:
             raise job.error
         result: T = job.result
         return result
+
+    def submit_all(self, works: Sequence[Callable[[Connection], T]]) -> list[T | BaseException]:
+        """``submit`` for many, each undone alone; what each returned, or raised."""
+        jobs = [Job(work) for work in works]
+        self._queue.extend(jobs)
+        with self._lead:
+            while not all(job.done for job in jobs):
+                self._commit(self._take())
+        return [job.result if job.error is None else job.error for job in jobs]
 
     def close(self) -> None:
         """Finish what is queued, then refuse."""

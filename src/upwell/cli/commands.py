@@ -107,7 +107,7 @@ Connections = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help="Chunks on their way at once. (env: UPWELL_CONNECTIONS; default: 4)",
+        help="At most so many requests at once. (env: UPWELL_CONNECTIONS; default: 8)",
         rich_help_panel=CONNECTION,
     ),
 ]

@@ -6,16 +6,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from upwell.cli.exits import ExitCode
-from upwell.cli.run import BRIEF, finish
+from upwell.cli.run import BRIEF, connect, finish
 from upwell.cli.show import Output, plain
-from upwell.client import Retry, load_settings
-from upwell.client.webhooks import EventClient
+from upwell.client import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from upwell.client import Given
-    from upwell.client.webhooks import Delivery, Event, Webhook
+    from upwell.client import Client, Delivery, Event, Given, Webhook
 
 PAGE = 100
 TEST_SECONDS = 30.0  # for a test message: the server takes up to 15 s for each that it sends
@@ -25,8 +23,8 @@ PATIENCE = 900.0  # seconds that a stream is tried to be made again
 def add_webhook(given: Given, url: str, events: Sequence[str], *, json: bool) -> None:
     """Add a webhook, and show its secret."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
-        webhook = client.add_webhook(url, events)
+    def action(client: Client, output: Output) -> ExitCode:
+        webhook = client.webhooks.add(url, events)
         output.result(webhook.raw, f"{webhook.id}\t{webhook.secret}")
         output.note("The secret verifies what is sent (Standard Webhooks); keep it, it is gone.")
         return ExitCode.DONE
@@ -37,8 +35,8 @@ def add_webhook(given: Given, url: str, events: Sequence[str], *, json: bool) ->
 def list_webhooks(given: Given, *, json: bool) -> None:
     """Show the caller's webhooks."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
-        found = client.webhooks()
+    def action(client: Client, output: Output) -> ExitCode:
+        found = client.webhooks.list()
         if json:
             for webhook in found:
                 output.result(webhook.raw, "")
@@ -52,8 +50,8 @@ def list_webhooks(given: Given, *, json: bool) -> None:
 def remove_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
     """Remove a webhook."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
-        client.remove_webhook(webhook_id)
+    def action(client: Client, output: Output) -> ExitCode:
+        client.webhooks.remove(webhook_id)
         output.result({"id": webhook_id, "status": "removed"}, f"removed {webhook_id}")
         return ExitCode.DONE
 
@@ -63,8 +61,8 @@ def remove_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
 def enable_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
     """Enable a webhook."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
-        webhook = client.enable_webhook(webhook_id)
+    def action(client: Client, output: Output) -> ExitCode:
+        webhook = client.webhooks.enable(webhook_id)
         output.result(webhook.raw, f"enabled {webhook_id}")
         return ExitCode.DONE
 
@@ -74,8 +72,8 @@ def enable_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
 def try_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
     """Send a test message, and wait for what becomes of it."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
-        delivery = _ended(client, webhook_id, client.test_webhook(webhook_id))
+    def action(client: Client, output: Output) -> ExitCode:
+        delivery = _ended(client, webhook_id, client.webhooks.test(webhook_id))
         why = f": {delivery.error}" if delivery.error else ""
         output.result(delivery.raw, f"{delivery.status}{why}")
         return ExitCode.DONE if delivery.status == "delivered" else ExitCode.REFUSED
@@ -86,11 +84,11 @@ def try_webhook(given: Given, webhook_id: str, *, json: bool) -> None:
 def list_deliveries(given: Given, webhook_id: str, *, offset: int, limit: int, json: bool) -> None:
     """Show what was sent to a webhook."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
+    def action(client: Client, output: Output) -> ExitCode:
         found: list[Delivery] = []
         while len(found) < limit:
             take = min(PAGE, limit - len(found))
-            more = client.deliveries(webhook_id, offset=offset + len(found), take=take)
+            more = client.webhooks.deliveries(webhook_id, offset=offset + len(found), take=take)
             found += more
             if len(more) < take:
                 break
@@ -108,9 +106,9 @@ def list_deliveries(given: Given, webhook_id: str, *, offset: int, limit: int, j
 def follow(given: Given, after: int | None, *, json: bool) -> None:
     """Show events until Ctrl-C, which is the one way that this ends."""
 
-    def action(client: EventClient, output: Output) -> ExitCode:
+    def action(client: Client, output: Output) -> ExitCode:
         try:
-            for event in client.follow(after):
+            for event in client.events(after):
                 output.result(event.raw, _event_line(event))
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
@@ -121,7 +119,7 @@ def follow(given: Given, after: int | None, *, json: bool) -> None:
 
 def _run(
     given: Given,
-    action: Callable[[EventClient, Output], ExitCode],
+    action: Callable[[Client, Output], ExitCode],
     *,
     json: bool,
     patience: float = BRIEF,
@@ -129,18 +127,18 @@ def _run(
     output = Output(json=json)
 
     def run() -> ExitCode:
-        with EventClient.of(load_settings(given), Retry(patience)) as client:
+        with connect(load_settings(given), patience) as client:
             return action(client, output)
 
     finish(output, run)
 
 
-def _ended(client: EventClient, webhook_id: str, delivery: Delivery) -> Delivery:
+def _ended(client: Client, webhook_id: str, delivery: Delivery) -> Delivery:
     """A delivery when it has ended, or as it is when that takes too long."""
     until = time.monotonic() + TEST_SECONDS
     while delivery.status in ("pending", "retrying") and time.monotonic() < until:
         time.sleep(0.25)
-        latest = client.deliveries(webhook_id, take=PAGE)
+        latest = client.webhooks.deliveries(webhook_id, take=PAGE)
         delivery = next((each for each in latest if each.id == delivery.id), delivery)
     return delivery
 

@@ -26,7 +26,7 @@ def list_files(given: Given, *, offset: int, limit: int, json: bool) -> None:
 
     def action() -> ExitCode:
         with connect(load_settings(given)) as client:
-            found = list(_paged(client.files, offset, limit))
+            found = list(_paged(client.files.list, offset, limit))
         if json:
             for file in found:
                 output.result(file.raw, "")
@@ -45,7 +45,7 @@ def list_tasks(given: Given, status: str | None, *, offset: int, limit: int, jso
         with connect(load_settings(given)) as client:
 
             def page(*, offset: int, take: int) -> Page[UploadTask]:
-                return client.tasks(status=status, offset=offset, take=take)
+                return client.uploads.list(status=status, offset=offset, take=take)
 
             found = list(_paged(page, offset, limit))
         if json:
@@ -60,12 +60,12 @@ def list_tasks(given: Given, status: str | None, *, offset: int, limit: int, jso
 
 def delete_files(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Delete files."""
-    _each(given, ids, lambda client: client.delete, "deleted", json=json)
+    _each(given, ids, lambda client: client.files.delete, "deleted", json=json)
 
 
 def cancel_tasks(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Cancel uploads."""
-    _each(given, ids, lambda client: client.cancel, "cancelled", json=json)
+    _each(given, ids, lambda client: client.uploads.cancel, "cancelled", json=json)
 
 
 def _each(

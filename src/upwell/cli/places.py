@@ -30,7 +30,7 @@ def show_quota(given: Given, *, json: bool) -> None:
 
     def action() -> ExitCode:
         with connect(load_settings(given)) as client:
-            held = client.holdings()
+            held = client.usage()
         if json:
             output.result(held.raw, "")
             return ExitCode.DONE
@@ -62,7 +62,7 @@ def move_files(
     def action() -> ExitCode:
         settings, seconds = load_settings(given), parse_duration(patience).total_seconds()
         with _Moving(output) as moving, connect(settings, seconds, moving.wait) as client:
-            pool = _find(client.pools(), wanted)
+            pool = _find(client.pools.list(), wanted)
             return combined([_move(client, i, pool, moving, wait=wait) for i in ids])
 
     finish(output, action, interrupted="The server goes on with what it was asked for.")
@@ -79,7 +79,7 @@ def _find(pools: Sequence[Pool], wanted: str) -> Pool:
 
 def _move(client: Client, file_id: str, pool: Pool, moving: _Moving, *, wait: bool) -> ExitCode:
     try:
-        move = client.move(file_id, pool.id)
+        move = client.files.move(file_id, pool.id)
         if wait:
             with moving.shown(file_id, pool):
                 move = _finished(client, file_id, move, moving)
@@ -97,7 +97,7 @@ def _finished(client: Client, file_id: str, move: Move, moving: _Moving) -> Move
         moving.waits_because(move.error)
         threading.Event().wait(pause)
         pause = min(pause * 1.5, LAST_LOOK)
-        move = next((each for each in client.moves(file_id) if each.id == move.id), move)
+        move = next((each for each in client.files.moves(file_id) if each.id == move.id), move)
     return move
 
 

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
 from upwell.cli.manage import _file_row, _local_time, _paged
-from upwell.cli.run import BRIEF, finish
+from upwell.cli.run import connect, finish
 from upwell.cli.secret import ask_secret
 from upwell.cli.show import Output, error_record, plain
-from upwell.client import ClientError, Retry, SettingsError, load_settings
-from upwell.client.sharing import BundleFields, SharingClient
+from upwell.client import BundleFields, ClientError, SettingsError, load_settings
 from upwell.client.units import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from upwell.client import CloudFile, Given
-    from upwell.client.sharing import Bundle, Link
+    from upwell.client import Bundle, Client, CloudFile, Given, Link
 
 T = TypeVar("T")
 
@@ -64,8 +62,15 @@ class Wanted:
 def create_bundle(given: Given, wanted: Wanted, *, json: bool) -> None:
     """Make a bundle."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
-        bundle = client.create_bundle(wanted.fields())
+    def action(client: Client, output: Output) -> ExitCode:
+        new = wanted.fields()
+        bundle = client.bundles.create(
+            new.name or "",
+            slug=new.slug,
+            description=new.description,
+            passcode=new.passcode,
+            expires_at=new.expires_at,
+        )
         output.result(bundle.raw, f"{bundle.id}\t{plain(bundle.url)}")
         return ExitCode.DONE
 
@@ -75,8 +80,8 @@ def create_bundle(given: Given, wanted: Wanted, *, json: bool) -> None:
 def list_bundles(given: Given, *, offset: int, limit: int, json: bool) -> None:
     """Show the caller's bundles."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
-        found = list(_paged(client.bundles, offset, limit))
+    def action(client: Client, output: Output) -> ExitCode:
+        found = list(_paged(client.bundles.list, offset, limit))
         columns = ("ID", "NAME", "FILES", "PASSCODE", "UNTIL", "ADDRESS")
         _show(output, columns, found, _bundle_row)
         return ExitCode.DONE
@@ -87,9 +92,9 @@ def list_bundles(given: Given, *, offset: int, limit: int, json: bool) -> None:
 def show_bundle(given: Given, bundle_id: str, *, json: bool) -> None:
     """Show a bundle and its files."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
-        bundle = client.bundle(bundle_id)
-        page = partial(client.bundle_files, bundle_id)
+    def action(client: Client, output: Output) -> ExitCode:
+        bundle = client.bundles.info(bundle_id)
+        page = partial(client.bundles.files, bundle_id)
         files = list(_paged(page, 0, bundle.files_count))
         if json:
             output.result(bundle.raw | {"files": [file.raw for file in files]}, "")
@@ -105,11 +110,11 @@ def show_bundle(given: Given, bundle_id: str, *, json: bool) -> None:
 def change_bundle(given: Given, bundle_id: str, wanted: Wanted, *, json: bool) -> None:
     """Change a bundle."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
+    def action(client: Client, output: Output) -> ExitCode:
         fields, unset = wanted.fields(), wanted.unset()
         if not fields.as_json() and not unset:
             raise SettingsError("Nothing to change; see `upwell bundle set --help`.")
-        bundle = client.change_bundle(bundle_id, fields, unset)
+        bundle = client.bundles.change(bundle_id, fields, unset=unset)
         output.result(bundle.raw, f"changed {bundle.id}\t{plain(bundle.url)}")
         return ExitCode.DONE
 
@@ -118,25 +123,25 @@ def change_bundle(given: Given, bundle_id: str, wanted: Wanted, *, json: bool) -
 
 def add_files(given: Given, bundle_id: str, ids: Sequence[str], *, json: bool) -> None:
     """Put files into a bundle."""
-    _each(given, ids, lambda client, each: client.place(each, bundle_id), "added", json=json)
+    _each(given, ids, lambda client, each: client.bundles.add(bundle_id, each), "added", json=json)
 
 
 def remove_files(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Take files out of their bundles."""
-    _each(given, ids, SharingClient.take_out, "removed", json=json)
+    _each(given, ids, lambda client, each: client.bundles.remove(each), "removed", json=json)
 
 
 def delete_bundles(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Delete bundles with their files."""
-    _each(given, ids, SharingClient.delete_bundle, "deleted", json=json)
+    _each(given, ids, lambda client, each: client.bundles.delete(each), "deleted", json=json)
 
 
 def share(given: Given, file_id: str, expires: str, downloads: int | None, *, json: bool) -> None:
     """Make a signed link and print it."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
+    def action(client: Client, output: Output) -> ExitCode:
         ends = parse_expiry(expires, datetime.now(UTC))
-        link = client.share(file_id, expires_at=ends, max_downloads=downloads)
+        link = client.files.share(file_id, expires_at=ends, max_downloads=downloads)
         output.result(link.raw, plain(link.url))
         output.note(f"Until {_local_time(link.expires_at)}. Revoke it: upwell unshare {link.id}")
         return ExitCode.DONE
@@ -147,8 +152,8 @@ def share(given: Given, file_id: str, expires: str, downloads: int | None, *, js
 def list_links(given: Given, file_id: str, *, json: bool) -> None:
     """Show the live links to a file."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
-        _show(output, ("ID", "UNTIL", "LEFT", "LINK"), client.links(file_id), _link_row)
+    def action(client: Client, output: Output) -> ExitCode:
+        _show(output, ("ID", "UNTIL", "LEFT", "LINK"), client.files.links(file_id), _link_row)
         return ExitCode.DONE
 
     _run(given, action, json=json)
@@ -156,14 +161,14 @@ def list_links(given: Given, file_id: str, *, json: bool) -> None:
 
 def unshare(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Revoke links."""
-    _each(given, ids, SharingClient.unshare, "revoked", json=json)
+    _each(given, ids, lambda client, each: client.files.unshare(each), "revoked", json=json)
 
 
 def list_recycled(given: Given, *, offset: int, limit: int, json: bool) -> None:
     """Show the recycle bin."""
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
-        _show(output, _FILES, list(_paged(client.recycled, offset, limit)), _file_row)
+    def action(client: Client, output: Output) -> ExitCode:
+        _show(output, _FILES, list(_paged(client.files.recycled, offset, limit)), _file_row)
         return ExitCode.DONE
 
     _run(given, action, json=json)
@@ -171,14 +176,14 @@ def list_recycled(given: Given, *, offset: int, limit: int, json: bool) -> None:
 
 def restore(given: Given, ids: Sequence[str], *, json: bool) -> None:
     """Take files out of the recycle bin."""
-    _each(given, ids, SharingClient.restore, "restored", json=json)
+    _each(given, ids, lambda client, each: client.files.restore(each), "restored", json=json)
 
 
-def _run(given: Given, action: Callable[[SharingClient, Output], ExitCode], *, json: bool) -> None:
+def _run(given: Given, action: Callable[[Client, Output], ExitCode], *, json: bool) -> None:
     output = Output(json=json)
 
     def connected() -> ExitCode:
-        with SharingClient.of(load_settings(given), Retry(BRIEF)) as client:
+        with connect(load_settings(given)) as client:
             return action(client, output)
 
     finish(output, connected)
@@ -187,12 +192,12 @@ def _run(given: Given, action: Callable[[SharingClient, Output], ExitCode], *, j
 def _each(
     given: Given,
     ids: Sequence[str],
-    verb: Callable[[SharingClient, str], CloudFile | None],
+    verb: Callable[[Client, str], CloudFile | None],
     done: str,
     *,
     json: bool,
 ) -> None:
-    def do(client: SharingClient, output: Output, identifier: str) -> ExitCode:
+    def do(client: Client, output: Output, identifier: str) -> ExitCode:
         try:
             verb(client, identifier)
         except ClientError as error:
@@ -202,7 +207,7 @@ def _each(
         output.result({"id": identifier, "status": done}, f"{done} {identifier}")
         return ExitCode.DONE
 
-    def action(client: SharingClient, output: Output) -> ExitCode:
+    def action(client: Client, output: Output) -> ExitCode:
         return combined([do(client, output, identifier) for identifier in ids])
 
     _run(given, action, json=json)

@@ -25,6 +25,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from upwell.client import ApiError, ClientError, ConnectionFailed, Wait, Watcher
+from upwell.client import Progress as Sent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,15 +121,14 @@ class Output:
             sys.stdout.flush()
 
 
-class Display(Watcher):
-    """Shows transfers: one bar for the current file, one for all when there are several.
+class Bars:
+    """Progress bars on a terminal, and why nothing moves when nothing does.
 
     Off a terminal there is no bar; a person reading the log learns when the connection was lost.
     """
 
-    def __init__(self, output: Output, *, files: int, total: int | None) -> None:
+    def __init__(self, output: Output) -> None:
         self._output = output
-        self._files = files
         self._waiting: Wait | None = None
         self._until = 0.0
         self._lock = threading.Lock()
@@ -151,16 +151,58 @@ class Display(Watcher):
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._all: TaskID | None = None
-        if files > 1:
-            self._all = self._bars.add_task(f"{files} files", total=total)
-        self._current: TaskID | None = None
 
     @contextmanager
     def live(self) -> Iterator[None]:
         """Show the bars while this lasts."""
         with self._bars:
             yield
+
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
+    def wait(self, wait: Wait | None) -> None:
+        """Requests fail and are tried again after a pause; ``None`` when they succeed again."""
+        with self._lock:
+            before, self._waiting = self._waiting, wait
+            self._until = monotonic() + (wait.delay if wait else 0.0)
+        if self._bars.disable and (before is None) != (wait is None):
+            self._output.note(wait_text(wait, wait.delay) if wait else "going on")
+
+    def outlook(self, remaining: float | None) -> str:
+        """The time left, or why nothing moves."""
+        with self._lock:
+            if self._waiting:
+                return wait_text(self._waiting, max(0.0, self._until - monotonic()))
+        return "" if remaining is None else f"{clock(remaining)} left"
+
+
+class SendDisplay(Bars):
+    """One calm bar for everything that is sent, be it one file or ten thousand."""
+
+    def __init__(self, output: Output, *, name: str, files: int, total: int) -> None:
+        super().__init__(output)
+        self._name = name
+        self._task = self._bars.add_task(self._title(0, files), total=total)
+
+    def step(self, progress: Sent) -> None:
+        """So much of it is done."""
+        title = self._title(progress.files, progress.files_total)
+        self._bars.update(self._task, completed=progress.done, description=title)
+
+    def _title(self, done: int, files: int) -> str:
+        return plain(self._name) if files == 1 else f"{done:,} of {files:,} files"
+
+
+class Display(Bars, Watcher):
+    """Shows what is received: one bar for the current file, one for all when there are several."""
+
+    def __init__(self, output: Output, *, files: int, total: int | None) -> None:
+        super().__init__(output)
+        self._all: TaskID | None = None
+        if files > 1:
+            self._all = self._bars.add_task(f"{files} files", total=total)
+        self._current: TaskID | None = None
 
     @contextmanager
     def file(self, name: str, size: int | None) -> Iterator[None]:
@@ -183,24 +225,6 @@ class Display(Watcher):
             self._bars.advance(self._current, count)
             self._move_total(count)
 
-    def note(self, text: str) -> None:
-        self._output.note(text)
-
-    def wait(self, wait: Wait | None) -> None:
-        """Requests fail and are tried again after a pause; ``None`` when they succeed again."""
-        with self._lock:
-            before, self._waiting = self._waiting, wait
-            self._until = monotonic() + (wait.delay if wait else 0.0)
-        if self._bars.disable and (before is None) != (wait is None):
-            self._output.note(wait_text(wait, wait.delay) if wait else "going on")
-
-    def outlook(self, remaining: float | None) -> str:
-        """The time left, or why nothing moves."""
-        with self._lock:
-            if self._waiting:
-                return wait_text(self._waiting, max(0.0, self._until - monotonic()))
-        return "" if remaining is None else f"{clock(remaining)} left"
-
     def _done(self) -> int:
         return next(int(task.completed) for task in self._bars.tasks if task.id == self._current)
 
@@ -216,7 +240,7 @@ class Display(Watcher):
 
 
 class _Outlook(ProgressColumn):
-    def __init__(self, display: Display) -> None:
+    def __init__(self, display: Bars) -> None:
         super().__init__()
         self._display = display
 

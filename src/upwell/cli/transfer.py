@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,30 +14,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from upwell.cli.exits import ExitCode, combined, exit_code_of
 from upwell.cli.run import connect, finish
 from upwell.cli.secret import ask_secret
-from upwell.cli.show import Display, Output, duration, error_record, plain, size
+from upwell.cli.show import Display, Output, SendDisplay, duration, error_record, plain, size
 from upwell.client import (
     ApiError,
     ClientError,
     ConnectionFailed,
     IdentifierInvalid,
     Interrupted,
-    LocalFileError,
+    Item,
     SettingsError,
     UnexpectedAnswer,
     UploadOptions,
     UploadStates,
-    download_file,
-    download_to,
+    items_in,
     load_settings,
-    upload_file,
 )
+from upwell.client import Manner as Sending
 from upwell.client.settings import state_folder
+from upwell.client.state import UploadKey
 from upwell.client.units import parse_duration, parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from upwell.client import Client, CloudFile, Given
+    from upwell.client import Client, CloudFile, FileResult, Given
 
 UNAUTHORIZED = 401
 STDOUT = "-"
@@ -71,15 +71,6 @@ class PutRequest:
     content_type: str | None = None
     encrypt: bool = False
     check_first: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A file to upload; ``name`` is its name on the server, ``size`` in bytes, 0 if unknown."""
-
-    path: Path
-    name: str | None
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,32 +110,112 @@ def _put(request: PutRequest, manner: Manner, output: Output) -> ExitCode:
     items = list(_items(request, output))
     if not items:
         output.note("There is no file to upload.")
+        return ExitCode.DONE
     states = _states(output)
-    display = Display(output, files=len(items), total=sum(item.size for item in items))
-    with connect(settings, patience, display.wait) as client, display.live():
+    total, name = sum(item.size for item in items), str(items[0].name or items[0].path.name)
+    display = SendDisplay(output, name=name, files=len(items), total=total)
+    plan = Sending(
+        options=options,
+        states=states,
+        check_first=_were_sent(request, settings.server, states),
+        progress=display.step,
+        note=display.note,
+    )
+    report = _Report(output, items, in_folder=any(path.is_dir() for path in request.paths))
+    with connect(settings, patience, display.wait) as client:
+        with display.live():
+            report.follow(client.upload_many(items, plan))
+        return report.end()
 
-        def job(item: Item) -> Job:
-            chosen = replace(options, name=item.name or options.name)
-            return Job(str(item.path), lambda: _upload(client, item, chosen, display, states))
 
-        return _run(output, "path", [job(item) for item in items])
+def _were_sent(request: PutRequest, server: str, states: UploadStates | None) -> bool:
+    """Whether one of the folders was sent before: then much of it is likely to be there."""
+    if states is None or request.encrypt:
+        return False
+    folders = [path for path in request.paths if path.is_dir()]
+    keys = [UploadKey(server, str(p.resolve()), "", request.pool, request.bundle) for p in folders]
+    known = [states.note_folder(key) for key in keys]
+    return any(known)
 
 
-def _upload(
-    client: Client,
-    item: Item,
-    options: UploadOptions,
-    display: Display,
-    states: UploadStates | None,
-) -> Done:
-    started = monotonic()
-    with display.file(item.name or item.path.name, item.size):
-        uploaded = upload_file(client, item.path, options, watcher=display, states=states)
-    file = uploaded.file
-    status = "existing" if uploaded.existing else "uploaded"
-    done = "already there" if uploaded.existing else "uploaded"
-    line = f"{done} {plain(item.path)} ({_figures(file, monotonic() - started)}) {plain(file.id)}"
-    return Done({"status": status, "file": file.raw}, line)
+class _Report:
+    """Tells what becomes of the files: each one of a few; of a folder's, those that failed, and a
+    summary. A script gets a line for each file."""
+
+    def __init__(self, output: Output, items: Sequence[Item], *, in_folder: bool) -> None:
+        self._output = output
+        self._left = dict.fromkeys(map(id, items))
+        self._items = items
+        self._in_folder = in_folder
+        self._began = monotonic()
+        self._codes: list[ExitCode] = []
+        self._sent = self._existing = self._bytes = 0
+        self._fatal: ClientError | None = None
+
+    def follow(self, results: Iterator[FileResult]) -> None:
+        """Tell of each result as it comes."""
+        try:
+            for result in results:
+                del self._left[id(result.item)]
+                self._tell(result)
+        except KeyboardInterrupt:
+            for item in self._items:
+                if id(item) in self._left and self._output.json:
+                    self._output.result(_failed_file(item, Interrupted("Interrupted.")), "")
+            raise
+        finally:
+            close = getattr(results, "close", None)
+            if close:
+                close()
+
+    def end(self) -> ExitCode:
+        """Sum up; the exit code of it all."""
+        if self._in_folder:
+            self._output.note(self._summary())
+        return exit_code_of(self._fatal) if self._fatal else combined(self._codes)
+
+    def _tell(self, result: FileResult) -> None:
+        if result.file is None:
+            self._failed(result.item, result.error or Interrupted("Stopped."))
+            return
+        self._codes.append(ExitCode.DONE)
+        self._existing += result.existing
+        self._sent += not result.existing
+        self._bytes += 0 if result.existing else result.file.size
+        if self._output.json or not self._in_folder:
+            self._output.result(self._record(result, result.file), self._line(result, result.file))
+
+    def _record(self, result: FileResult, file: CloudFile) -> dict[str, Any]:
+        status = "existing" if result.existing else "uploaded"
+        return {"path": str(result.item.path), "status": status, "file": file.raw}
+
+    def _line(self, result: FileResult, file: CloudFile) -> str:
+        done = "already there" if result.existing else "uploaded"
+        alone = len(self._items) == 1
+        figures = _figures(file, monotonic() - self._began) if alone else size(file.size)
+        return f"{done} {plain(result.item.path)} ({figures}) {plain(file.id)}"
+
+    def _failed(self, item: Item, error: ClientError) -> None:
+        """What meets all files is told to a person once."""
+        if error is not self._fatal:
+            self._output.failure(_failed_file(item, error), plain(item.path), error)
+            self._codes.append(exit_code_of(error))
+        elif self._output.json:
+            self._output.result(_failed_file(item, error), "")
+        if _concerns_all(error):
+            self._fatal = self._fatal or error
+
+    def _summary(self) -> str:
+        seconds = monotonic() - self._began
+        failed = len(self._items) - self._sent - self._existing
+        parts = [f"{self._sent:,} uploaded ({size(self._bytes)} in {duration(seconds)})"]
+        parts += [f"{self._existing:,} already there"] if self._existing else []
+        parts += [f"{failed:,} failed"] if failed else []
+        return f"{len(self._items):,} files: {', '.join(parts)}."
+
+
+def _failed_file(item: Item, error: ClientError) -> dict[str, Any]:
+    return {"path": str(item.path), "status": "failed", "error": error_record(error)}
 
 
 def _get(ids: Sequence[str], target: str, force: bool, manner: Manner, output: Output) -> ExitCode:
@@ -183,14 +254,15 @@ def _password(client: Client, ids: Sequence[str]) -> str | None:
 
 def _is_encrypted(client: Client, file_id: str) -> bool:
     try:
-        return client.info(file_id).raw.get("is_encrypted") is True
+        return client.files.info(file_id).raw.get("is_encrypted") is True
     except (ApiError, IdentifierInvalid):  # told when its turn comes
         return False
 
 
 def _stream(source: _Source, file_id: str) -> Done:
     output, display = sys.stdout.buffer, source.display
-    if not download_to(source.client, file_id, output, watcher=display, password=source.password):
+    got = source.client.download_to(file_id, output, password=source.password, progress=display)
+    if not got.verified:
         display.note(f"{file_id}: the server told no digest; only the size is verified.")
     output.flush()
     # Nothing but the content goes to stdout.
@@ -199,8 +271,8 @@ def _stream(source: _Source, file_id: str) -> Done:
 
 def _download(source: _Source, file_id: str, target: Path, *, force: bool) -> Done:
     started, display = monotonic(), source.display
-    got = download_file(
-        source.client, file_id, target, force=force, watcher=display, password=source.password
+    got = source.client.download(
+        file_id, target, force=force, password=source.password, progress=display
     )
     if not got.verified:
         display.note(f"{file_id}: the server told no digest; only the size is verified.")
@@ -268,35 +340,16 @@ def _options(request: PutRequest, chunk_size: int | None) -> UploadOptions:
 
 
 def _items(request: PutRequest, output: Output) -> Iterator[Item]:
+    def skipped(path: Path) -> None:
+        output.note(f"{path} is skipped: it is not a regular file.")
+
     for path in request.paths:
         if not path.is_dir():
-            yield Item(path, None, _size(path))
+            yield Item.of(path)
         elif request.recursive:
-            yield from _items_in(path, output)
+            yield from items_in(path, skipped)
         else:
             raise SettingsError(f"{plain(path)} is a folder; -r/--recursive uploads what is in it.")
-
-
-def _items_in(folder: Path, output: Output) -> Iterator[Item]:
-    """The files under ``folder``, in order; links to folders are not followed."""
-
-    def unreadable(error: OSError) -> None:
-        raise LocalFileError.of(Path(str(error.filename)), error) from error
-
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
-        folders.sort()
-        for path in (Path(parent) / name for name in sorted(names)):
-            if path.exists() and not path.is_file():
-                output.note(f"{path} is skipped: it is not a regular file.")
-            else:
-                yield Item(path, path.relative_to(folder).as_posix(), _size(path))
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # told when its turn comes
-        return 0
 
 
 def _states(output: Output) -> UploadStates | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import secrets
 import ssl
-import threading
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx2
@@ -25,17 +28,22 @@ from upwell.client.errors import (
     Refusal,
     UnexpectedAnswer,
 )
-from upwell.client.model import CloudFile, Holdings, Move, Page, Pool, UploadTask
+from upwell.client.model import Batched, CloudFile, Holdings, Move, Page, Pool, UploadTask
+from upwell.client.pace import Pace
 from upwell.client.retry import Retry
+from upwell.client.stop import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import threading
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Self
 
     from upwell.client.settings import Settings
 
 T = TypeVar("T")
+Buffer = bytes | bytearray
 
 API = "/api"
 FILES = "/api/files"
@@ -88,16 +96,36 @@ class NewFile:
 class Download:
     """Bytes on their way: from ``start`` on, of a file with this ``etag``.
 
-    ``start`` is 0 when the server sends the whole file instead of the range that was asked for.
+    ``start`` is 0 when the server sends the whole file instead of the range that was asked for;
+    ``size`` is that of the whole, in bytes, when the server tells.
     """
 
     start: int
     etag: str | None
     chunks: Iterator[bytes]
+    size: int | None = None
 
 
-class Client:
-    """A connection to one Upwell server. A context manager; safe to use from several threads.
+class _Form:
+    """The body of a batch: the items, then all contents one after the other."""
+
+    def __init__(self, items: bytes, contents: Sequence[Buffer] | None) -> None:
+        boundary = secrets.token_hex(16).encode()
+        head = b'--%b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\n'
+        parts: list[Buffer] = [head % (boundary, b"items", b""), items]
+        if contents is not None:
+            parts += [b"\r\n", head % (boundary, b"content", b'; filename="content"')]
+            parts += contents
+        self.body = b"".join([*parts, b"\r\n--%b--\r\n" % boundary])
+        kind = f"multipart/form-data; boundary={boundary.decode()}"
+        self.headers = {"Content-Type": kind}
+
+
+class Calls:
+    """The calls of one Upwell server, a method each; safe to use from several threads.
+
+    :class:`upwell.Client` is made of them. ``connections`` bounds how many requests with content
+    are on their way at once; ``pace`` decides how many of those it takes.
 
     Every method raises :class:`ApiError` when the server refuses, :class:`ConnectionFailed` when
     it cannot be reached for longer than ``retry`` has patience, :class:`UnexpectedAnswer` when
@@ -116,6 +144,8 @@ class Client:
         self.server = server.rstrip("/")
         self.connections = connections
         self.retry = retry or Retry()
+        self.pace = Pace(connections)
+        self.stop = Stop()
         headers = {"User-Agent": f"upwell/{version('upwell')}", "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
@@ -146,6 +176,12 @@ class Client:
         """Close the connections."""
         self._http.close()
 
+    def until(self, stop: Stop) -> Self:
+        """The same connections and patience, for calls that end once ``stop`` is set."""
+        same = copy(self)
+        same.stop = stop
+        return same
+
     def create_upload(self, new: NewFile) -> CloudFile | UploadTask:
         """Start an upload; a :class:`CloudFile` when the account already holds the content."""
         answer = self._call("POST", "/upload/create", json=new.as_json())
@@ -167,9 +203,33 @@ class Client:
         ``sent`` is told how many bytes left, and a negative number when they must leave again.
         """
         sent = sent or (lambda _: None)
-        stop = stop or threading.Event()
+        stop = stop or self.stop
         path = f"/upload/chunk/{_segment(task_id)}/{index}"
-        self.retry.call(lambda: self._attempt_chunk(path, data, sent, stop), stop)
+
+        def attempt() -> None:
+            with self.pace.request(len(data), stop):
+                self._attempt_chunk(path, data, sent, stop)
+
+        self.retry.call(attempt, stop)
+
+    def send_batch(
+        self,
+        files: Sequence[NewFile],
+        contents: Sequence[Buffer] | None,
+    ) -> list[Batched]:
+        """Have small files stored in one request, each for itself. Without ``contents``, nothing
+        is stored: the answer tells which of them the account holds already.
+        """
+        items = json.dumps([file.as_json() for file in files], ensure_ascii=False).encode()
+        form = _Form(items, contents)
+        size = sum(map(len, contents or ()))
+
+        def attempt() -> object:
+            with self.pace.request(size, self.stop):
+                path, headers = "/upload/batch", form.headers
+                return _json(self._send("POST", path, content=form.body, headers=headers))
+
+        return Batched.several(self.retry.call(attempt, self.stop), len(files))
 
     def complete(self, task_id: str) -> CloudFile:
         """Finish an upload; asking again gives the same file."""
@@ -220,7 +280,15 @@ class Client:
         """The latest moves of a file, newest first."""
         return [Move.of(each) for each in self._list(f"/{_segment(file_id)}/moves")]
 
-    @contextmanager
+    def rename(self, file_id: str, name: str) -> CloudFile:
+        """Give a file another name."""
+        return CloudFile.of(self._call("PATCH", f"/{_segment(file_id)}/name", json={"name": name}))
+
+    def set_meta(self, file_id: str, meta: Mapping[str, Any]) -> CloudFile:
+        """Replace the user's own metadata of a file: any JSON object, to 64 KiB."""
+        body = {"user_meta": dict(meta)}
+        return CloudFile.of(self._call("PUT", f"/{_segment(file_id)}/meta", json=body))
+
     def download(
         self,
         file_id: str,
@@ -228,34 +296,62 @@ class Client:
         start: int = 0,
         etag: str | None = None,
         password: str | None = None,
-    ) -> Iterator[Download]:
+    ) -> AbstractContextManager[Download]:
         """Receive a file's bytes from ``start`` on, once: the caller retries from where it is.
 
         With ``etag``, the server sends the whole file when it is no longer that one.
         ``password`` is that of an encrypted file.
         """
-        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        secret = {}
         if password is not None:
-            encoded = b64encode(password.encode()).decode()
-            headers["X-Encrypt-Password-Base64"] = encoded
+            secret["X-Encrypt-Password-Base64"] = b64encode(password.encode()).decode()
+        return self._receive(f"/{_segment(file_id)}", FILES, secret, start, etag)
+
+    @contextmanager
+    def _receive(
+        self, path: str, root: str, headers: dict[str, str], start: int, etag: str | None
+    ) -> Iterator[Download]:
+        headers = headers | {"Accept": "*/*", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
             headers |= {"If-Range": etag} if etag else {}
-        request = self._http.build_request("GET", self._url(f"/{_segment(file_id)}"))
-        request.headers.update(headers)
+        request = self._http.build_request("GET", self._url(path, root), headers=headers)
         with _told(self.server):
             response = self._http.send(request, stream=True)
-        try:
+        with self._ended(response):
             self._check(response)
             partial = response.status_code == PARTIAL_CONTENT
             begin = _range_start(response) if partial else 0
-            yield Download(begin, response.headers.get("ETag"), self._body(response))
+            etag, size = response.headers.get("ETag"), _whole_size(response, partial=partial)
+            yield Download(begin, etag, self._body(response), size)
+
+    @contextmanager
+    def _ended(self, response: httpx2.Response) -> Iterator[None]:
+        """Close what is read in the end; whoever waits for more of it wakes when it is to stop."""
+
+        def hang_up() -> None:
+            stream = response.extensions.get("network_stream")
+            socket = stream and stream.get_extra_info("socket")
+            if socket is not None:
+                with suppress(OSError):
+                    socket.shutdown(SHUT_RDWR)
+
+        try:
+            with self.stop.doing(hang_up):
+                yield
         finally:
             response.close()
 
     def _body(self, response: httpx2.Response) -> Iterator[bytes]:
         with _told(self.server):
-            yield from response.iter_raw()
+            for data in response.iter_raw():
+                self._require_going_on()
+                yield data
+        self._require_going_on()
+
+    def _require_going_on(self) -> None:
+        if self.stop.is_set():
+            raise Interrupted("Stopped.")
 
     def _delete(self, path: str, root: str = FILES) -> None:
         tries: list[None] = []
@@ -269,7 +365,7 @@ class Client:
                 if error.status != NOT_FOUND or len(tries) == 1:
                     raise
 
-        self.retry.call(attempt)
+        self.retry.call(attempt, self.stop)
 
     def _page(
         self,
@@ -279,19 +375,22 @@ class Client:
         **query: str | int | None,
     ) -> Page[T]:
         params = {key: value for key, value in query.items() if value is not None}
-        response = self.retry.call(lambda: self._send("GET", path, root=root, params=params))
+        response = self._retried("GET", path, root=root, params=params)
         items = _items(response)
         total = response.headers.get("X-Total", "")
         return Page([read(item) for item in items], int(total) if total.isdecimal() else len(items))
 
     def _list(self, path: str, **options: Any) -> list[object]:  # noqa: ANN401 RUF100
-        return _items(self.retry.call(lambda: self._send("GET", path, **options)))
+        return _items(self._retried("GET", path, **options))
 
     def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401 RUF100
-        answer = _json(self.retry.call(lambda: self._send(method, path, **options)))
+        answer = _json(self._retried(method, path, **options))
         if not isinstance(answer, dict):
             raise UnexpectedAnswer("The server's answer is not an object.")
         return answer
+
+    def _retried(self, method: str, path: str, **options: Any) -> httpx2.Response:  # noqa: ANN401 RUF100
+        return self.retry.call(lambda: self._send(method, path, **options), self.stop)
 
     def _attempt_chunk(
         self, path: str, data: memoryview, sent: Callable[[int], None], stop: threading.Event
@@ -395,17 +494,8 @@ def _refusal(response: httpx2.Response) -> Refusal:
     except ValueError:
         answer = None
     fields = answer if isinstance(answer, dict) else {}
-    status = response.status_code
-    meta, errors = fields.get("meta"), fields.get("errors")
-    return Refusal(
-        code=str(fields.get("code") or f"HTTP_{status}"),
-        message=str(fields.get("message") or f"The server answered {status}."),
-        status=status,
-        meta=meta if isinstance(meta, dict) else {},
-        errors=errors if isinstance(errors, dict) else {},
-        trace_id=fields.get("trace_id"),
-        retry_after=parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC)),
-    )
+    wait = parse_retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
+    return Refusal.of(fields, response.status_code, wait)
 
 
 def parse_retry_after(value: str | None, now: datetime) -> float | None:
@@ -426,6 +516,13 @@ def _range_start(response: httpx2.Response) -> int:
     if unit != "bytes" or not start.isdecimal():
         raise UnexpectedAnswer("The server's partial answer does not say which part it is.")
     return int(start)
+
+
+def _whole_size(response: httpx2.Response, *, partial: bool) -> int | None:
+    told = response.headers.get("Content-Length", "")
+    if partial:
+        told = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(told) if told.isdecimal() else None
 
 
 def _segment(identifier: str) -> str:

@@ -7,8 +7,10 @@ import hashlib
 import os
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile, ZipFile
 
 from upwell.client.errors import (
     ApiError,
@@ -16,17 +18,20 @@ from upwell.client.errors import (
     ContentMismatch,
     LocalFileError,
     TargetExists,
+    UnexpectedAnswer,
 )
 from upwell.client.model import Digest
 from upwell.client.progress import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from typing import BinaryIO
 
-    from upwell.client.api import Client, Download
+    from upwell.client.api import Calls, Download
     from upwell.client.model import CloudFile
+    from upwell.client.sharing import Bundle, SharingCalls
 
 MAX_NAME = 255
 PART = ".part"
@@ -37,16 +42,23 @@ RANGE_NOT_SATISFIABLE = 416
 
 
 @dataclass(frozen=True, slots=True)
-class Downloaded:
-    """Where the file is now; ``verified`` is false when the server told no digest of it."""
+class Received:
+    """What arrived; ``verified`` is false when the server told no digest of it, so that only its
+    size could be held against it."""
 
     file: CloudFile
-    path: Path
     verified: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Downloaded(Received):
+    """What arrived, and where it is now."""
+
+    path: Path
+
+
 def download_file(
-    client: Client,
+    client: Calls,
     file_id: str,
     target: Path,
     *,
@@ -64,7 +76,7 @@ def download_file(
         TargetExists: the target is there and ``force`` is not given.
         LocalFileError: something cannot be written here.
         ContentMismatch: what arrived is not the file.
-        ClientError: see :class:`Client`.
+        ClientError: see :class:`Calls`.
     """
     file = client.info(file_id)
     path = target / plain_name(file.name, file.id) if target.is_dir() else target
@@ -72,30 +84,78 @@ def download_file(
         _require_absent(path)
     part = path.with_name(_cut(path.name, MAX_NAME - len(PART)) + PART)
     with _local(path), _Part.open(part) as sink:
-        wanted = _Wanted(client, file, password)
+        wanted = _Wanted.file(client, file, password)
         verified = _receive_verified(wanted, sink, watcher or Watcher())
         sink.sync()
         _publish(part, path, force=force)
-    return Downloaded(file, path, verified)
+    return Downloaded(file, verified, path)
+
+
+def download_zip(
+    client: SharingCalls,
+    bundle: Bundle,
+    target: Path,
+    *,
+    force: bool = False,
+    watcher: Watcher | None = None,
+) -> Path:
+    """Download all files of a bundle as one ZIP to ``target``, or into it when it is a folder.
+
+    A later call continues it while the bundle is the same; the ZIP gets its name once the
+    checksum of every file in it is right.
+
+    Raises:
+        TargetExists, LocalFileError, ContentMismatch, ClientError: as :func:`download_file`.
+    """
+    begin = partial(client.download_bundle, bundle.slug)
+    with begin() as first:
+        size, etag = first.size, first.etag
+    if size is None or etag is None:
+        raise UnexpectedAnswer("The server does not say how large the bundle is.")
+    wanted = _Wanted(bundle.id, size, None, _retry(client), begin, etag)
+    name = plain_name(f"{bundle.name}.zip", f"{bundle.id}.zip")
+    path = target / name if target.is_dir() else target
+    if not force:
+        _require_absent(path)
+    # Only a part of this very ZIP is continued: nothing else would tell that it is another's.
+    suffix = f".{hashlib.sha256(etag.encode()).hexdigest()[:12]}{PART}"
+    part = path.with_name(_cut(path.name, MAX_NAME - len(suffix)) + suffix)
+    with _local(path), _Part.open(part) as sink:
+        _receive_verified(wanted, sink, watcher or Watcher())
+        _require_sound(part)
+        sink.sync()
+        _publish(part, path, force=force)
+    return path
+
+
+def _require_sound(part: Path) -> None:
+    try:
+        with ZipFile(part) as archive:
+            damaged = archive.testzip()
+    except BadZipFile:
+        damaged = "its directory"
+    if damaged is not None:
+        part.unlink(missing_ok=True)
+        raise ContentMismatch(f"The ZIP that arrived is damaged ({damaged}); download it again.")
 
 
 def download_to(
-    client: Client,
+    client: Calls,
     file_id: str,
     stream: BinaryIO,
     *,
     watcher: Watcher | None = None,
     password: str | None = None,
-) -> bool:
-    """Write a file's content to ``stream``; whether its digest could be verified.
+) -> Received:
+    """Write a file's content to ``stream``.
 
     What was written before an error stays written: only a normal return vouches for it.
     """
     file = client.info(file_id)
-    wanted = _Wanted(client, file, password)
+    wanted = _Wanted.file(client, file, password)
     receiver = _Receiver(wanted, _Stream(stream), watcher or Watcher())
     receiver.run()
-    return receiver.verify()
+    return Received(file, receiver.verify())
 
 
 def plain_name(name: str, fallback: str) -> str:
@@ -196,17 +256,26 @@ def _is_locked(number: int, path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What is to be received, and from where."""
+    """What is to be received: ``size`` in bytes, ``digest`` where one is known; ``open`` begins
+    to receive it from a position on, of what has an ETag when that is given."""
 
-    client: Client
-    file: CloudFile
-    password: str | None = field(repr=False)
+    id: str
+    size: int
+    digest: Digest | None
+    retry: Callable[[Callable[[], None]], None]
+    open: Callable[[int, str | None], AbstractContextManager[Download]]
+    etag: str | None = None
 
-    @contextmanager
-    def open(self, start: int, etag: str | None) -> Iterator[Download]:
-        file_id, password = self.file.id, self.password
-        with self.client.download(file_id, start=start, etag=etag, password=password) as download:
-            yield download
+    @classmethod
+    def file(cls, client: Calls, file: CloudFile, password: str | None) -> _Wanted:
+        def begin(start: int, etag: str | None) -> AbstractContextManager[Download]:
+            return client.download(file.id, start=start, etag=etag, password=password)
+
+        return cls(file.id, file.size, Digest.parse(file.hash), _retry(client), begin)
+
+
+def _retry(client: Calls) -> Callable[[Callable[[], None]], None]:
+    return lambda attempt: client.retry.call(attempt, client.stop)
 
 
 class _Receiver:
@@ -214,11 +283,10 @@ class _Receiver:
 
     def __init__(self, wanted: _Wanted, sink: _Stream | _Part, watcher: Watcher) -> None:
         self._wanted = wanted
-        self._file = file = wanted.file
         self._sink = sink
         self._watcher = watcher
-        self._expected = Digest.parse(file.hash)
-        self._etag: str | None = None
+        self._expected = wanted.digest
+        self._etag = wanted.etag
         self._begin()
 
     def _begin(self) -> None:
@@ -233,14 +301,14 @@ class _Receiver:
 
     def run(self) -> None:
         """Receive everything that is missing."""
-        self._watcher.begin(self._file.size, self._position)
-        while self._position < self._file.size:
-            self._wanted.client.retry.call(self._attempt)
+        self._watcher.begin(self._wanted.size, self._position)
+        while self._position < self._wanted.size:
+            self._wanted.retry(self._attempt)
 
     def verify(self) -> bool:
         """Whether there was a digest to compare; :class:`ContentMismatch` when it differs."""
         if self._expected and self._digest.hexdigest() != self._expected.value:
-            raise ContentMismatch(f"What arrived is not {self._file.id}: its digest differs.")
+            raise ContentMismatch(f"What arrived is not {self._wanted.id}: its digest differs.")
         return self._expected is not None
 
     def _attempt(self) -> None:
@@ -260,12 +328,12 @@ class _Receiver:
             self._etag = download.etag
             for data in download.chunks:
                 self._take(data)
-        if self._position < self._file.size:
+        if self._position < self._wanted.size:
             raise ConnectionFailed("The download ended before the file did.")
 
     def _take(self, data: bytes) -> None:
-        if self._position + len(data) > self._file.size:
-            raise ContentMismatch(f"What arrives is longer than {self._file.id}.")
+        if self._position + len(data) > self._wanted.size:
+            raise ContentMismatch(f"What arrives is longer than {self._wanted.id}.")
         self._sink.write(data)
         self._digest.update(data)
         self._position += len(data)
@@ -279,7 +347,7 @@ class _Receiver:
 
 def _receive_verified(wanted: _Wanted, part: _Part, watcher: Watcher) -> bool:
     """Receive into ``part``; what an earlier run left in it is tried first, then dropped."""
-    if 0 < part.size <= wanted.file.size:
+    if 0 < part.size <= wanted.size:
         watcher.note(f"Continuing {part.path.name}.")
         try:
             return _receive(wanted, part, watcher)

@@ -58,6 +58,23 @@ class Refusal:
     trace_id: str | None = None
     retry_after: float | None = None
 
+    @classmethod
+    def of(
+        cls, fields: Mapping[str, Any], status: int = 0, retry_after: float | None = None
+    ) -> Refusal:
+        """Read an error's JSON; what it lacks, the answer's ``status`` tells."""
+        status = status or int(fields.get("status") or 0)
+        meta, errors = fields.get("meta"), fields.get("errors")
+        return cls(
+            code=str(fields.get("code") or f"HTTP_{status}"),
+            message=str(fields.get("message") or f"The server answered {status}."),
+            status=status,
+            meta=meta if isinstance(meta, dict) else {},
+            errors=errors if isinstance(errors, dict) else {},
+            trace_id=fields.get("trace_id"),
+            retry_after=retry_after,
+        )
+
 
 class ApiError(ClientError):
     """The server answered with an error; ``refusal`` holds all of it."""

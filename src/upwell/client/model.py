@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from upwell.client.errors import UnexpectedAnswer
+from upwell.client.errors import Refusal, UnexpectedAnswer
 
 T = TypeVar("T")
 
@@ -58,6 +58,33 @@ class CloudFile:
             created_at=fields.get("created_at") or "",
             raw=fields,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Batched:
+    """What became of one file of a batch: a file, a refusal, or neither when it is to be sent."""
+
+    file: CloudFile | None
+    existed: bool
+    refusal: Refusal | None
+
+    @classmethod
+    def of(cls, answer: object) -> Batched:
+        fields = _object(answer)
+        file, error = fields.get("file"), fields.get("error")
+        return cls(
+            file=CloudFile.of(file) if file is not None else None,
+            existed=fields.get("file_exists") is True,
+            refusal=Refusal.of(_object(error)) if error is not None else None,
+        )
+
+    @classmethod
+    def several(cls, answer: object, count: int) -> list[Batched]:
+        """The results of a batch of ``count`` files, in their order."""
+        results = _objects(_object(answer), "results")
+        if len(results) != count:
+            raise UnexpectedAnswer("The server's answer does not fit the batch.")
+        return [cls.of(each) for each in results]
 
 
 @dataclass(frozen=True, slots=True)

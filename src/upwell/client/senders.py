@@ -7,6 +7,8 @@ from queue import SimpleQueue
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from upwell.client.stop import Stop
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
@@ -21,7 +23,7 @@ class Senders:
 
     The reader borrows a buffer of ``size`` bytes, fills it and submits it; it blocks while all
     ``threads + 1`` buffers are on their way, which bounds the memory. The first failure stops
-    everything and is raised to the reader.
+    everything and is raised to the reader; so does ``stop``.
     """
 
     def __init__(
@@ -30,13 +32,15 @@ class Senders:
         *,
         threads: int,
         size: int,
+        stop: Stop | None = None,
     ) -> None:
         self._send = send
         self._size = size
         self._unmade = threads + 1
         self._free: SimpleQueue[bytearray] = SimpleQueue()
         self._jobs: SimpleQueue[tuple[int, bytearray, int] | None] = SimpleQueue()
-        self._stop = threading.Event()
+        self._linked = (stop or Stop()).child()
+        self._stop = Stop()
         self._failure: BaseException | None = None
         self._threads = [
             threading.Thread(target=self._work, name=f"upwell-send-{number}", daemon=True)
@@ -44,6 +48,7 @@ class Senders:
         ]
 
     def __enter__(self) -> Self:
+        self._stop = self._linked.__enter__()
         for thread in self._threads:
             thread.start()
         return self
@@ -57,6 +62,7 @@ class Senders:
         if error is not None:
             self._stop.set()
             self._join(ABANDON_AFTER)
+        self._linked.__exit__(kind, error, trace)
 
     def borrow(self) -> bytearray:
         """An unused buffer; waits for one. Raises what a sender failed with."""

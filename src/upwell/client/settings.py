@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_SERVER = "http://127.0.0.1:8420"
-DEFAULT_CONNECTIONS = 4
+DEFAULT_CONNECTIONS = 8
 MAX_CONNECTIONS = 64
 KEYS = ("server", "token", "connections", "chunk_size")
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
-from upwell.client.api import API, Client, _json, _segment
+from upwell.client.api import API, Calls, _json, _segment
 from upwell.client.model import CloudFile, _get, _object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
+    from upwell.client.api import Download
     from upwell.client.model import Page
 
 
@@ -93,7 +95,7 @@ class Link:
         )
 
 
-class SharingClient(Client):
+class SharingCalls(Calls):
     """A client that also shares, and restores what was deleted."""
 
     def create_bundle(self, new: BundleFields) -> Bundle:
@@ -122,6 +124,14 @@ class SharingClient(Client):
     def delete_bundle(self, bundle_id: str) -> None:
         """With its files: into the recycle bin where there is one."""
         self._delete(_bundle(bundle_id), root=API)
+
+    def download_bundle(
+        self, slug: str, start: int = 0, etag: str | None = None, *, passcode: str | None = None
+    ) -> AbstractContextManager[Download]:
+        """Receive all files of a bundle as one ZIP from ``start`` on, once; see ``download``."""
+        secret = {} if passcode is None else {"X-Bundle-Passcode": passcode}
+        path = f"/bundles/public/{_segment(slug)}/zip"
+        return self._receive(path, API, secret, start, etag)
 
     def place(self, file_id: str, bundle_id: str) -> CloudFile:
         """Put a file into a bundle."""

@@ -10,12 +10,15 @@ import fcntl
 import json
 import os
 import tempfile
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
+
+from upwell.client.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,32 +67,74 @@ class Remembered:
 
 
 class Claim:
-    """The exclusive right to one upload while it lasts; remembers nothing when it has no book.
+    """The exclusive right to one upload while it lasts. This one remembers nothing.
 
     A book that cannot be written costs a later resume, never the upload.
     """
 
-    def __init__(self, key: UploadKey, book: UploadStates | None, *, waited: bool = False) -> None:
+    waited = False
+
+    def recall(self) -> Remembered | None:
+        """What an earlier run remembered."""
+        return None
+
+    def remember(self, task_id: str, fingerprint: Fingerprint) -> None:
+        """Remember the task for a later run."""
+
+    def forget(self) -> None:
+        """The task is over."""
+
+
+class BookClaim(Claim):
+    """A claim that is written down; ``waited`` when another run held it before."""
+
+    def __init__(self, key: UploadKey, book: UploadStates, *, waited: bool) -> None:
         self._key = key
         self._book = book
         self.waited = waited
 
     def recall(self) -> Remembered | None:
-        """What an earlier run remembered."""
-        return self._book.recall(self._key) if self._book else None
+        return self._book.recall(self._key)
 
     def remember(self, task_id: str, fingerprint: Fingerprint) -> None:
-        """Remember the task for a later run."""
         self._write(Remembered(task_id, fingerprint))
 
     def forget(self) -> None:
-        """The task is over."""
         self._write(None)
 
     def _write(self, upload: Remembered | None) -> None:
-        if self._book:
-            with suppress(OSError):
-                self._book.remember(self._key, upload)
+        with suppress(OSError):
+            self._book.remember(self._key, upload)
+
+
+class TokenClaim(Claim):
+    """A claim that the caller keeps: as a token, a text without anything secret in it.
+
+    It names the upload on the server, and the file as it was then. Who has it can do nothing
+    with it but continue an upload of their own account.
+    """
+
+    def __init__(self, token: str | None, on_token: Callable[[str], None] | None) -> None:
+        self._token = token
+        self._on_token = on_token or (lambda _: None)
+
+    def recall(self) -> Remembered | None:
+        return None if self._token is None else _read_token(self._token)
+
+    def remember(self, task_id: str, fingerprint: Fingerprint) -> None:
+        facts = json.dumps([1, task_id, *asdict(fingerprint).values()], separators=(",", ":"))
+        self._on_token(urlsafe_b64encode(facts.encode()).decode().rstrip("="))
+
+
+def _read_token(token: str) -> Remembered:
+    try:
+        facts = json.loads(urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        version, task_id, size, mtime_ns, inode = facts
+        if version != 1 or not isinstance(task_id, str):
+            raise ValueError(version)  # noqa: TRY301 - told below, like all that is wrong with it
+        return Remembered(task_id, Fingerprint(int(size), int(mtime_ns), int(inode)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SettingsError("This is no token of an upload; start without one.") from error
 
 
 class UploadStates:
@@ -116,7 +161,17 @@ class UploadStates:
             on_busy()
 
         with self._locked(key.digest, busy):
-            yield Claim(key, self, waited=bool(waits))
+            yield BookClaim(key, self, waited=bool(waits))
+
+    def note_folder(self, key: UploadKey) -> bool:
+        """Write down that a folder is being uploaded; whether it was before."""
+        with self._locked("uploads"):
+            uploads = {k: each for k, each in self._read().items() if not _is_stale(each)}
+            known = key.digest in uploads
+            entry = asdict(key) | {"folder": True, "saved_at": time()}
+            with suppress(OSError):  # costs a look at what is there, never the upload
+                self._write(uploads | {key.digest: entry})
+        return known
 
     def recall(self, key: UploadKey) -> Remembered | None:
         """What is remembered for ``key``."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-import os
-import stat
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,26 +15,26 @@ from upwell.client.errors import (
     ClientError,
     ContentMismatch,
     FileChanged,
-    LocalFileError,
 )
 from upwell.client.model import CloudFile, Digest, UploadTask
 from upwell.client.progress import Watcher
 from upwell.client.senders import Senders
-from upwell.client.state import Claim, Fingerprint, UploadKey
+from upwell.client.sources import FileSource
+from upwell.client.state import Claim, UploadKey
 
 if TYPE_CHECKING:
+    import os
     import threading
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from datetime import datetime
-    from typing import Self
 
-    from upwell.client.api import Client
+    from upwell.client.api import Calls
+    from upwell.client.sources import Source
     from upwell.client.state import UploadStates
 
 DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
 # What is small enough is held in memory while it is hashed and sent, unless chunks are huge.
 MAX_HELD = 16 * 1024 * 1024
-HASH_PIECE = 1024 * 1024
 COMPLETE_ROUNDS = 4
 OPEN_STATUSES = frozenset({"in_progress", "completed"})
 NOT_FOUND = 404
@@ -71,7 +69,7 @@ class Uploaded:
 
 
 def upload_file(
-    client: Client,
+    client: Calls,
     path: str | os.PathLike[str],
     options: UploadOptions | None = None,
     *,
@@ -87,90 +85,41 @@ def upload_file(
     Raises:
         LocalFileError: the file cannot be read, is not a regular file, or changed meanwhile.
         ContentMismatch: the server stored something else.
-        ClientError: see :class:`Client`.
+        ClientError: see :class:`Calls`.
     """
     options = options or UploadOptions()
     watcher = watcher or Watcher()
-    with Source.open(Path(path)) as source:
-        name = _text(options.name or source.path.name)
-        resolved = str(source.path.resolve())
+    with FileSource.open(Path(path)) as source:
+        if states is None or options.password is not None:
+            return upload_source(client, source, options, watcher=watcher)
+        name, resolved = _name_of(source, options), str(source.path.resolve())
         key = UploadKey(client.server, resolved, name, options.pool_id, options.bundle_id)
-        held = nullcontext(Claim(key, None))
-        if options.password is not None:
-            states = None
         busy = "Another run is sending this file; waiting for it."
-        with states.claim(key, lambda: watcher.note(busy)) if states else held as claim:
-            return _Upload(client, source, name, options, watcher, claim).run()
+        with states.claim(key, lambda: watcher.note(busy)) as claim:
+            return upload_source(client, source, options, watcher=watcher, claim=claim)
 
 
-class Source:
-    """A regular file that is being read; knows when it was changed meanwhile."""
+def upload_source(
+    client: Calls,
+    source: Source,
+    options: UploadOptions,
+    *,
+    watcher: Watcher | None = None,
+    claim: Claim | None = None,
+) -> Uploaded:
+    """Upload what ``source`` gives; ``claim`` remembers the upload, so that it can go on.
 
-    def __init__(self, path: Path, number: int) -> None:
-        self.path = path
-        self._number = number
-        self._held: bytearray | None = None
-        self.fingerprint = Fingerprint.of(os.fstat(number))
-        self.size = self.fingerprint.size
-
-    @classmethod
-    @contextmanager
-    def open(cls, path: Path) -> Iterator[Self]:
-        """Open ``path``; :class:`LocalFileError` when it is not a readable regular file."""
-        with _local(path):
-            # Asked before opening: opening a named pipe would wait for its writer.
-            _require_regular(path, path.stat().st_mode)
-            number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _require_regular(path, os.fstat(number).st_mode)
-            yield cls(path, number)
-        finally:
-            os.close(number)
-
-    def hold(self) -> None:
-        """Read the whole file into memory: from now on it cannot change."""
-        content = bytearray(self.size)
-        self.read_into(memoryview(content), 0)
-        self.require_unchanged()
-        self._held = content
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill ``view`` from ``offset`` on; :class:`FileChanged` when the file is shorter."""
-        if self._held is not None:
-            view[:] = self._held[offset : offset + len(view)]
-            return
-        done = 0
-        while done < len(view):
-            with _local(self.path):
-                count = os.preadv(self._number, [view[done:]], offset + done)
-            if count == 0:
-                raise self._changed()
-            done += count
-
-    def sha256(self) -> str:
-        """The digest of the whole content, in hex."""
-        digest = hashlib.sha256()
-        buffer = bytearray(min(HASH_PIECE, self.size))
-        for offset in range(0, self.size, HASH_PIECE):
-            view = memoryview(buffer)[: self.size - offset]
-            self.read_into(view, offset)
-            digest.update(view)
-        return digest.hexdigest()
-
-    def require_unchanged(self) -> None:
-        """Raise :class:`FileChanged` when the file was modified since it was opened."""
-        if self._held is None and Fingerprint.of(os.fstat(self._number)) != self.fingerprint:
-            raise self._changed()
-
-    def _changed(self) -> FileChanged:
-        return FileChanged(f"{self.path} changed while it was being sent; upload it again.")
+    Raises what :func:`upload_file` raises.
+    """
+    name = _name_of(source, options)
+    return _Upload(client, source, name, options, watcher or Watcher(), claim or Claim()).run()
 
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
     """One run for one file."""
 
-    _client: Client
+    _client: Calls
     _source: Source
     _name: str
     _options: UploadOptions
@@ -219,7 +168,9 @@ class _Upload:
 
     def _created(self) -> UploadTask | CloudFile:
         digest = self._hash_beforehand()
-        created = self._client.create_upload(self._new_file(digest))
+        created = self._client.create_upload(
+            new_file(self._options, self._name, self._source.size, digest)
+        )
         if isinstance(created, CloudFile):
             return created
         self._claim.remember(created.id, self._source.fingerprint)
@@ -229,25 +180,14 @@ class _Upload:
     def _hash_beforehand(self) -> str | None:
         if self._source.size <= min(self._options.chunk_size or DEFAULT_CHUNK_SIZE, MAX_HELD):
             self._source.hold()
-        # After another run sent the same file, it is likely to be there already; an encrypted
-        # upload is found again by its hash and its password alone.
-        elif not (self._options.check_first or self._options.password or self._claim.waited):
+        elif self._source.once or not self._looks_first():
             return None
         return self._source.sha256()
 
-    def _new_file(self, digest: str | None) -> NewFile:
-        options = self._options
-        return NewFile(
-            name=self._name,
-            size=self._source.size,
-            hash=digest,
-            content_type=options.content_type or mimetypes.guess_type(self._name)[0],
-            pool_id=options.pool_id,
-            bundle_id=options.bundle_id,
-            expires_at=options.expires_at,
-            chunk_size=options.chunk_size,
-            password=options.password,
-        )
+    def _looks_first(self) -> bool:
+        # After another run sent the same file, it is likely to be there already; an encrypted
+        # upload is found again by its hash and its password alone.
+        return bool(self._options.check_first or self._options.password or self._claim.waited)
 
     def _send_all(self, task: UploadTask) -> str:
         """Read the file once from start to end, send what is missing; its SHA-256 in hex."""
@@ -268,6 +208,7 @@ class _Upload:
         return digest.hexdigest()
 
     def _send_some(self, task: UploadTask, indices: Iterable[int]) -> None:
+        self._source.again()
         task = task.with_missing(tuple(indices))
         with self._senders(task, len(task.missing)) as senders:
             for index in task.missing:
@@ -288,6 +229,7 @@ class _Upload:
 
         return Senders(
             send,
+            stop=self._client.stop,
             threads=min(self._client.connections, chunks),
             size=min(task.chunk_size, task.file_size),
         )
@@ -345,19 +287,24 @@ class _Upload:
             self._client.cancel(task_id)
 
 
-@contextmanager
-def _local(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise LocalFileError.of(path, error) from error
+def new_file(options: UploadOptions, name: str, size: int, digest: str | None) -> NewFile:
+    """What a create asks for; ``name`` is that of the source."""
+    name = _text(options.name or name)
+    return NewFile(
+        name=name,
+        size=size,
+        hash=digest,
+        content_type=options.content_type or mimetypes.guess_type(name)[0],
+        pool_id=options.pool_id,
+        bundle_id=options.bundle_id,
+        expires_at=options.expires_at,
+        chunk_size=options.chunk_size,
+        password=options.password,
+    )
 
 
-def _require_regular(path: Path, mode: int) -> None:
-    if stat.S_ISDIR(mode):
-        raise LocalFileError(f"{path} is a folder.")
-    if not stat.S_ISREG(mode):
-        raise LocalFileError(f"{path} is not a regular file.")
+def _name_of(source: Source, options: UploadOptions) -> str:
+    return _text(options.name or source.name)
 
 
 def _text(name: str) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 
-from upwell.client.api import API, Client, _json, _segment, _told
-from upwell.client.errors import ConnectionFailed, UnexpectedAnswer
+from upwell.client.api import API, Calls, _json, _segment, _told
+from upwell.client.errors import ConnectionFailed, Interrupted, UnexpectedAnswer
 from upwell.client.model import _get, _object
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ class Delivery:
         )
 
 
-class EventClient(Client):
+class EventCalls(Calls):
     """A client that also follows events and looks after webhooks."""
 
     def add_webhook(self, url: str, events: Sequence[str] = ()) -> Webhook:
@@ -129,14 +128,15 @@ class EventClient(Client):
         """
         last = after
         while True:
-            response = self.retry.call(partial(self._open, last))
+            response = self.retry.call(partial(self._open, last), self.stop)
             # Only while it is read: whoever cannot be reached at all is told to the caller.
-            with closing(response), suppress(ConnectionFailed):
+            with self._ended(response), suppress(ConnectionFailed):
                 for frame in self._frames(response):
                     last = int(frame.id) if frame.id.isdecimal() else last
                     if frame.data and frame.event != "error":
                         yield _event(frame.data)
-            time.sleep(RECONNECT)
+            if self.stop.wait(RECONNECT):
+                raise Interrupted("Stopped.")
 
     def _open(self, last: int | None) -> httpx2.Response:
         headers = {"Accept": "text/event-stream"}

@@ -1,4 +1,4 @@
-"""create and direct: an upload admitted, resumed, or stored in one go.
+"""create: an upload admitted, found to be there already, resumed, or begun.
 
 Everything that may be against it is looked at before the first side effect (I5).
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from upwell.core import hashing, policy
+from upwell.core import policy
 from upwell.core.homes import home_of, pool_not_found
 from upwell.core.keys import new_id
 from upwell.core.sealed import fold_of
@@ -117,14 +117,14 @@ class Creating:
 
     def create(self, principal: Principal, new: NewUpload) -> UploadTask | CloudFile:
         """A task to send chunks to, or the file when the account already holds the content."""
-        there = self._admit(principal, new)
-        existing = self._existing(principal, new, there)
+        there = self.admit(principal, new)
+        existing = self.existing(principal, new, there)
         if existing:
             return existing
         draft = self._draft(principal, new, there)
         return self._resumable(draft) or self._reserve(principal, draft, there, new.password)
 
-    def _admit(self, principal: Principal, new: NewUpload) -> Destination:
+    def admit(self, principal: Principal, new: NewUpload) -> Destination:
         """Everything that may be against it, before anything is done (I5)."""
         policy.require(principal, Scope.WRITE)
         home = self._homes.get(new.pool_id or DEFAULT_POOL_ID)
@@ -142,7 +142,7 @@ class Creating:
         allowance = policy.allowance(principal, home.pool, self._limits.account_quota)
         return Destination(home, own, expires, allowance)
 
-    def _existing(
+    def existing(
         self, principal: Principal, new: NewUpload, there: Destination
     ) -> CloudFile | None:
         """A file of the account's with this content, for this destination; never when it is
@@ -157,7 +157,7 @@ class Creating:
                 return file
         for file in files:
             told = replace(new, content_type=self._type_of(new.content_type, file.blob))
-            shared = self._file(account, told, there, file.blob, new.digest)
+            shared = self.file_of(account, told, there, file.blob, new.digest)
             if self._catalog.share_blob(shared):
                 return shared
         return None
@@ -219,7 +219,7 @@ class Creating:
     def _reserve(
         self, principal: Principal, draft: UploadTask, there: Destination, password: str | None
     ) -> UploadTask:
-        self._require_room(principal, there, draft.layout.size)
+        self.require_room(principal, there, draft.layout.size)
         store, key = there.home.store, ""
         if password is None or draft.seal is None:
             key = store.reserve(draft.layout.size)
@@ -240,7 +240,7 @@ class Creating:
             store.delete(key)  # another create of the same upload came first
         return task
 
-    def _require_room(self, principal: Principal, there: Destination, size: int) -> None:
+    def require_room(self, principal: Principal, there: Destination, size: int) -> None:
         allowance = there.allowance
         if allowance.pool is None and allowance.account is None:
             return
@@ -248,45 +248,7 @@ class Creating:
         account = self._catalog.usage(principal.account.id).values()
         policy.fit(size, allowance, pool, account)
 
-    # direct
-
-    def store_direct(self, principal: Principal, new: NewUpload, data: bytes) -> CloudFile:
-        """A small file in one go."""
-        there = self._admit(principal, new)
-        _check_size(len(data), new.file_size)
-        digests = hashing.digests_of(data, new.digest)
-        check_digest(new.digest, digests)
-        existing = self._existing(principal, new, there)
-        if existing:
-            return existing
-        self._require_room(principal, there, len(data))
-        blob = self._put(there, data, new.password, digests)
-        declared = new.digest or Digest("sha256", digests["sha256"])
-        new = replace(new, content_type=self._senses.type_of(new.content_type, data[:HEAD]))
-        file = self._file(principal.account.id, new, there, blob, declared)
-        try:
-            self._catalog.add_file(
-                blob, file, there.allowance, self._senses.jobs_for(file, there.home.pool.policy)
-            )
-        except UpwellError:
-            there.home.store.delete(blob.key)
-            raise
-        return file
-
-    def _put(
-        self, there: Destination, data: bytes, password: str | None, digests: dict[str, str]
-    ) -> Blob:
-        store, sealed = there.home.store, None
-        if password is None:
-            key = store.put(data)
-        else:
-            sealing = Sealing.new(password)
-            key = store.put(bytes(seal_whole(sealing, data)))
-            size = align_chunk_size(max(1, len(data)))
-            sealed = sealed_of(store, Layout(key, len(data), size), len(sealing.header))
-        return Blob(new_id(), there.pool_id, key, len(data), digests, self._clock(), sealed=sealed)
-
-    def _file(
+    def file_of(
         self,
         account_id: str,
         new: NewUpload,
@@ -294,6 +256,7 @@ class Creating:
         blob: Blob,
         digest: Digest,
     ) -> CloudFile:
+        """A new file of a content that is or will be stored."""
         now = self._clock()
         return CloudFile(
             id=new_id(),
@@ -330,14 +293,6 @@ def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bo
         new.bundle_id,
         there.expired_at,
     )
-
-
-def _check_size(received: int, declared: int) -> None:
-    if received != declared:
-        raise HashMismatch(
-            f"The file has {received} bytes, not the declared {declared}; check file_size.",
-            meta={"expected_size": declared, "size": received},
-        )
 
 
 def check_digest(declared: Digest | None, digests: dict[str, str]) -> None:

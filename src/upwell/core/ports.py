@@ -17,6 +17,7 @@ from upwell.core.rows import (
     FileRows,
     JobRows,
     LinkRows,
+    NewFile,
     Noted,
     Page,
     PoolRows,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from upwell.model import Chunk, Layout
 
-__all__ = ["Noted", "Page"]
+__all__ = ["NewFile", "Noted", "Page"]
 
 
 class Clock(Protocol):
@@ -177,6 +178,10 @@ class BlobStore(Protocol):
 
     def put(self, data: bytes) -> str:
         """Store a small blob whole, durably and published; its new key. Raises StorageFull."""
+        ...
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        """``put`` for many at once: all of them, or none."""
         ...
 
     def open(self, key: str) -> BlobReader:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from upwell.core.ports import Chunks
+    from upwell.errors import UpwellError
     from upwell.model import (
         Account,
         Allowance,
@@ -60,6 +61,16 @@ class Noted:
     removed: str | None = None
     revoked: str | None = None
     account_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file with bytes of its own, as it is to be recorded."""
+
+    blob: Blob
+    file: CloudFile
+    allowance: Allowance
+    jobs: Sequence[NewJob] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +204,11 @@ class FileRows(Protocol):
         self, blob: Blob, file: CloudFile, allowance: Allowance, jobs: Sequence[NewJob] = ()
     ) -> None:
         """Record a file with bytes of its own. Raises QuotaExceeded, PoolNotFound."""
+        ...
+
+    def add_files(self, new: Sequence[NewFile]) -> list[UpwellError | None]:
+        """``add_file`` for many, each recorded or refused for itself: what each was refused
+        with. All that was recorded is durable; not all of it came in one transaction."""
         ...
 
     def share_blob(self, file: CloudFile) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from upwell.core import hashing, policy
 from upwell.core.buffers import Budget, Recent
 from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, sealed_of
+from upwell.core.direct import Direct
 from upwell.core.homes import home_of
 from upwell.core.keys import new_id
 from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
@@ -49,12 +50,14 @@ from upwell.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
 
+    from upwell.core.direct import Stored
     from upwell.core.homes import Home
     from upwell.core.keys import ServerKey
     from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page, UploadReader
+    from upwell.errors import UpwellError
     from upwell.model import Chunk, NewUpload, Principal
 
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
@@ -96,6 +99,7 @@ class Uploads:
         self._creating = Creating(
             catalog, homes, clock, self._key, limits=limits, senses=self._senses
         )
+        self._direct = Direct(self._creating, catalog, clock, senses=self._senses)
         self._budget = Budget()
         self._recent = Recent()
         self._inspected: dict[str, int] = {}  # task → revision whose bytes were looked through
@@ -114,7 +118,19 @@ class Uploads:
 
     def store_direct(self, principal: Principal, new: NewUpload, data: bytes) -> CloudFile:
         """A small file in one go."""
-        return self._creating.store_direct(principal, new, data)
+        return self._direct.store(principal, new, data)
+
+    def store_many(
+        self, principal: Principal, given: Sequence[tuple[NewUpload, bytes]]
+    ) -> list[Stored | UpwellError]:
+        """Small files in one go, each stored or refused for itself."""
+        return self._direct.store_many(principal, given)
+
+    def find_many(
+        self, principal: Principal, asked: Sequence[NewUpload]
+    ) -> list[Stored | UpwellError | None]:
+        """What create would find to be there already; None for what is to be sent."""
+        return self._direct.find_many(principal, asked)
 
     # receive
 

@@ -49,19 +49,23 @@ class ErrorBody(BaseModel):
     trace_id: str = Field(description="Names this request in the server's log.")
 
 
-def error_response(
-    error: e.UpwellError, trace_id: str, headers: Mapping[str, str] | None = None
-) -> JSONResponse:
-    """An error in the one shape."""
-    status = status_of(type(error))
-    body = ErrorBody(
+def error_body(error: e.UpwellError, trace_id: str) -> ErrorBody:
+    """An error as it is told."""
+    return ErrorBody(
         code=error.code,
         message=error.message,
-        status=status,
+        status=status_of(type(error)),
         errors=error.errors,
         meta=error.meta,
         trace_id=trace_id,
     )
+
+
+def error_response(
+    error: e.UpwellError, trace_id: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error in the one shape."""
+    status, body = status_of(type(error)), error_body(error, trace_id)
     extra = dict(headers or {})
     if status == 401:
         extra["WWW-Authenticate"] = 'Bearer realm="upwell"'
@@ -87,6 +91,14 @@ FORM_BODY = (
     e.BodyTruncated,
     e.BodyTimeout,
     e.WrongMediaType,
+)
+REFUSALS = (
+    e.EncryptionNotAllowed,
+    e.TypeNotAccepted,
+    e.PoolNotFound,
+    e.BundleNotFound,
+    e.FileTooLarge,
+    e.QuotaExceeded,
 )
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "The scheme to use."},

@@ -45,6 +45,7 @@ T = TypeVar("T")
 
 PROTECTED = ("/api/", "/drive/")
 CHUNK_PATH = "/files/upload/chunk/"
+UPLOADS = ("/upload/direct", "/upload/batch")  # whose bodies have limits of their own
 SESSION_COOKIE = "upwell_session"
 PASSCODE_COOKIE = "upwell_passcode"
 JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
@@ -140,7 +141,7 @@ class Guard:
         if scope["type"] == "http" and scope["path"].startswith(PROTECTED):
             headers = Headers(scope=scope)
             scope["state"]["principal"] = await self._principal(scope, headers)
-            if not scope["path"].endswith("/upload/direct"):
+            if not scope["path"].endswith(UPLOADS):
                 receive = _limited(headers, receive)
         await self._app(scope, receive, send)
 

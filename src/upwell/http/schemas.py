@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from functools import cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -17,10 +18,12 @@ from pydantic import (
     Field,
     PlainSerializer,
     StringConstraints,
+    TypeAdapter,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
 
+from upwell.http.errors import ErrorBody  # noqa: TC001 - pydantic reads the annotations
 from upwell.model import (
     DEFAULT_CHUNK_SIZE,
     GENERIC_TYPE,
@@ -110,8 +113,13 @@ class RequestBody(BaseModel):
     def _normalise(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        known = {to_camel(name): name for name in cls.model_fields}
+        known = _in_camel_case(cls)
         return {known.get(key, key): item for key, item in value.items() if item is not None}
+
+
+@cache
+def _in_camel_case(model: type[BaseModel]) -> dict[str, str]:
+    return {to_camel(name): name for name in model.model_fields}
 
 
 _CREATE_EXAMPLE: dict[str, Any] = {
@@ -201,6 +209,21 @@ def _or_empty(field: dict[str, Any]) -> dict[str, Any]:
     full.pop("minLength", None)
     pattern = {"pattern": f"{full['pattern']}|^$"} if "pattern" in full else {}
     return told | full | pattern
+
+
+class BatchItem(CreateUpload):
+    """One file of a batch: the fields of create. Encrypted files go by direct or by chunks."""
+
+    encrypt_password: Annotated[None, Field(description="Not in a batch.")] = None
+    chunk_size: Annotated[
+        int | None, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")
+    ] = None
+
+
+BATCH_MAX = 1000  # files
+BATCH_ITEMS: TypeAdapter[list[BatchItem]] = TypeAdapter(
+    Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)]
+)
 
 
 class Rename(RequestBody):
@@ -343,6 +366,19 @@ class FileExists(BaseModel):
 
     file_exists: Annotated[Literal[True], Field(description="Tells the two answers apart.")] = True
     file: CloudFileOut
+
+
+class BatchResult(BaseModel):
+    """What became of one file of a batch: ``file``, ``error``, or none of them when its content
+    is to be sent."""
+
+    file_exists: bool = Field(description="The account held this content already.")
+    file: CloudFileOut | None
+    error: ErrorBody | None = Field(description="Why this one was refused; the others were not.")
+
+
+class BatchOut(BaseModel):
+    results: list[BatchResult] = Field(description="In the order of `items`.")
 
 
 class TaskCreated(BaseModel):

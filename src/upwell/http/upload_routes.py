@@ -14,10 +14,11 @@ from starlette.responses import StreamingResponse
 
 from upwell import errors as e
 from upwell.core.uploads import Verifying
+from upwell.http import batch_routes
 from upwell.http.bodies import receive_chunk
 from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
 from upwell.http.direct import Budget, received_form
-from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, responses
+from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, REFUSALS, responses
 from upwell.http.guard import call, in_thread
 from upwell.http.schemas import (
     CloudFileOut,
@@ -43,14 +44,6 @@ Take = Annotated[int, Query(ge=1, le=100, description="Rows to answer.")]
 _EVENT_INTERVAL = 0.5  # seconds between looks at a task whose progress is streamed
 _KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
 TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
-_REFUSALS = (
-    e.EncryptionNotAllowed,
-    e.TypeNotAccepted,
-    e.PoolNotFound,
-    e.BundleNotFound,
-    e.FileTooLarge,
-    e.QuotaExceeded,
-)
 _CHUNK_BODY = {
     "type": "object",
     "required": ["chunk"],
@@ -64,7 +57,9 @@ def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
     _add_create(router, verbs)
     _add_chunk(router, verbs)
     _add_complete(router, verbs)
-    _add_direct(router, verbs, direct_max_size)
+    budget = Budget()
+    _add_direct(router, verbs, direct_max_size, budget)
+    batch_routes.add_batch(router, verbs, direct_max_size, budget)
     _add_status(router, verbs)
     _add_tasks(router, verbs)  # last: a task's path would else be taken for the others'
     return router
@@ -76,7 +71,7 @@ def _add_create(router: APIRouter, verbs: Verbs) -> None:
         summary="Create an upload task",
         responses=responses(
             *JSON_BODY,
-            *_REFUSALS,
+            *REFUSALS,
         ),
     )
     async def create_upload(request: Request, body: CreateUpload) -> FileExists | TaskCreated:
@@ -231,17 +226,16 @@ def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
         return Response(status_code=204)
 
 
-def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int) -> None:
+def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int, budget: Budget) -> None:
     form = {"multipart/form-data": {"schema": DirectUpload.form_schema()}}
     body = {"required": True, "content": form}
-    budget = Budget()
 
     @router.post(
         "/upload/direct",
         summary="Store a small file in one request",
         responses=responses(
             *FORM_BODY,
-            *_REFUSALS,
+            *REFUSALS,
             e.HashMismatch,
             e.BodyTooLarge,
         ),

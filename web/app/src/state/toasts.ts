@@ -12,7 +12,7 @@ export const toasts = new Store<readonly Toast[]>([]);
 /** What a screen reader says, and nobody sees. */
 export const announcement = new Store("");
 
-const SECONDS = { info: 6, error: 12 };
+const SECONDS = { info: 4, error: 10 };
 let last = 0;
 
 /** Show a sentence for a while; its id takes it away earlier. */
@@ -26,7 +26,7 @@ export function tell(
 ): number {
   last += 1;
   const toast: Toast = { id: last, text, kind, ...(action ? { action } : {}) };
-  toasts.set([...toasts.value.filter((each) => each.text !== text), toast].slice(-3));
+  toasts.set([...toasts.value.filter((each) => each.text !== text), toast].slice(-2));
   setTimeout(() => dismiss(toast.id), (seconds ?? SECONDS[kind]) * 1000);
   return toast.id;
 }

@@ -37,6 +37,8 @@ export interface Total {
   failed: number;
   paused: number;
   active: number;
+  /** Done without sending anything. */
+  existing: number;
   bytes: number;
   size: number;
   rate: number;
@@ -54,7 +56,8 @@ function phaseOf(file: File): Phase {
   if (file.error) return "failed";
   if (file.progress.uploadComplete) return "done";
   if (file.isPaused) return "paused";
-  if (file.progress.preprocess) return "hashing";
+  const { preprocess } = file.progress;
+  if (preprocess && preprocess.value !== 1) return "hashing";
   const sent = file.progress.bytesUploaded || 0;
   if (!sent) return "waiting";
   return sent === file.size ? "verifying" : "sending";
@@ -122,6 +125,7 @@ export function totalOf(all: readonly Transfer[]): Total {
     failed,
     paused,
     active: all.length - done - failed - paused,
+    existing: all.filter((each) => each.existing).length,
     bytes,
     size,
     rate,

@@ -26,8 +26,9 @@ export const uppy = new Uppy<Meta, Body>({
     pluralize: (n: number) => (n === 1 ? 0 : 1),
     strings: {
       noDuplicates: "“%{fileName}” is being uploaded already.",
-      noInternetConnection: "You are offline. Uploads go on by themselves when you are back.",
-      connectedToInternet: "Back online.",
+      // The page says it already.
+      noInternetConnection: "",
+      connectedToInternet: "",
     },
   },
 });
@@ -163,7 +164,8 @@ uppy.on("complete", ({ successful = [], failed = [] }) => {
 uppy.on("info-visible", () => {
   const [info] = uppy.getState().info.slice(-1);
   // Those with details are about a file that failed, which says so itself.
-  if (info && !info.details) tell(info.message, { kind: info.type === "error" ? "error" : "info" });
+  if (info?.message && !info.details)
+    tell(info.message, { kind: info.type === "error" ? "error" : "info" });
 });
 
 export function pauseResume(id: string): void {

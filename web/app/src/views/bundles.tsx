@@ -10,7 +10,6 @@ import { Dialog } from "../ui/dialog.tsx";
 import { Icon } from "../ui/icons.tsx";
 import { Menu } from "../ui/menu.tsx";
 import { BundleForm } from "./bundle-form.tsx";
-import { Files } from "./files.tsx";
 import { Address, copy } from "./share.tsx";
 
 /** All bundles. */
@@ -147,8 +146,8 @@ function DeleteDialog({ bundle, onClose, onGone }: DeleteProps) {
   );
 }
 
-/** One bundle: its address, and its files. */
-export function BundleView({ id }: { id: string }) {
+/** One bundle: what it is, and its address. */
+export function BundleHead({ id }: { id: string }) {
   const all = useStore(bundles);
   useEffect(() => void loadBundles(), [id]);
   const bundle = all?.find((each) => each.id === id);
@@ -164,23 +163,20 @@ export function BundleView({ id }: { id: string }) {
     );
   }
   return (
-    <>
-      <section class="card bundle-head" aria-label="Bundle">
-        <div class="bundle-text">
-          <a class="back" href="#/bundles">
-            <Icon name="left" />
-            Bundles
-          </a>
-          <h2>
-            <bdi>{bundle?.name ?? "…"}</bdi>
-          </h2>
-          {bundle && <BundleFacts bundle={bundle} />}
-          {bundle?.description && <p class="about">{bundle.description}</p>}
-        </div>
-        {bundle && <BundleMenu bundle={bundle} onGone={() => location.assign("#/bundles")} />}
-        {bundle && <Address url={bundle.url} label="Link of the bundle" />}
-      </section>
-      <Files title="In this bundle" />
-    </>
+    <section class="card bundle-head" aria-label="Bundle">
+      <div class="bundle-text">
+        <a class="back" href="#/bundles">
+          <Icon name="left" />
+          Bundles
+        </a>
+        <h2>
+          <bdi>{bundle?.name ?? "…"}</bdi>
+        </h2>
+        {bundle && <BundleFacts bundle={bundle} />}
+        {bundle?.description && <p class="about">{bundle.description}</p>}
+      </div>
+      {bundle && <BundleMenu bundle={bundle} onGone={() => location.assign("#/bundles")} />}
+      {bundle && <Address url={bundle.url} label="Link of the bundle" />}
+    </section>
   );
 }

@@ -8,7 +8,9 @@ import { Bar, Button, IconButton } from "../ui/basics.tsx";
 import { Icon } from "../ui/icons.tsx";
 import { PasswordForm } from "../ui/password-form.tsx";
 
-const SHOWN = 60; // rows; a folder may have thousands
+// Rows; a folder may have thousands, and what is done is in the list of files too.
+const SHOWN = 10;
+const SHOWN_DONE = 3;
 const RANK: Record<Phase, number> = {
   failed: 0,
   sending: 1,
@@ -22,8 +24,9 @@ const RANK: Record<Phase, number> = {
 /** What is on its way, and what just arrived. */
 export function Transfers() {
   const all = useStore(transfers);
+  const [whole, setWhole] = useState(false);
   if (!all.length) return null;
-  const shown = [...all].sort((a, b) => RANK[a.phase] - RANK[b.phase]).slice(0, SHOWN);
+  const shown = whole ? all : rowsOf(all);
   const rest = all.length - shown.length;
   return (
     <div class="card transfers">
@@ -33,9 +36,22 @@ export function Transfers() {
           <Row key={each.id} transfer={each} />
         ))}
       </ul>
-      {rest > 0 && <p class="hint more-rows">and {count(rest, "more file")}</p>}
+      {(rest > 0 || whole) && (
+        <p class="rest">
+          <Button kind="quiet" onClick={() => setWhole(!whole)}>
+            {whole ? "Show fewer" : `Show ${count(rest, "more file")}`}
+          </Button>
+        </p>
+      )}
     </div>
   );
+}
+
+function rowsOf(all: readonly Transfer[]): Transfer[] {
+  const busy = all.filter((each) => each.phase !== "done");
+  const done = all.filter((each) => each.phase === "done");
+  const sorted = busy.sort((a, b) => RANK[a.phase] - RANK[b.phase]).slice(0, SHOWN);
+  return [...sorted, ...done.slice(-SHOWN_DONE)];
 }
 
 function headline({ files, done, failed, paused, active }: Total): string {
@@ -46,13 +62,14 @@ function headline({ files, done, failed, paused, active }: Total): string {
 }
 
 function factsOf(total: Total): string {
-  const { size, done, paused, active, rate, left, files } = total;
+  const { size, done, paused, active, rate, left, files, existing } = total;
   const busy = active > 0 || paused > 0;
   const facts = [
     busy ? `${bytes(Math.round(total.bytes))} of ${bytes(size)}` : bytes(size),
     busy && files > 1 ? `${done} of ${files} done` : "",
     active && rate > 0 ? speed(rate) : "",
     active && left !== null ? `${span(left)} left` : "",
+    existing ? `${existing} already here` : "",
   ];
   return facts.filter(Boolean).join(" · ");
 }

@@ -16,10 +16,10 @@ import { WaitingList } from "./waiting.tsx";
 
 const DAY = 24 * 3600; // seconds
 const LIVES: readonly (readonly [string, string])[] = [
-  ["", "Keep"],
-  [String(DAY), "Delete after a day"],
-  [String(7 * DAY), "Delete after a week"],
-  [String(30 * DAY), "Delete after 30 days"],
+  ["", "Until deleted"],
+  [String(DAY), "For a day"],
+  [String(7 * DAY), "For a week"],
+  [String(30 * DAY), "For 30 days"],
 ];
 
 const STRINGS = {
@@ -137,7 +137,7 @@ function UploadOptions() {
           onValue={(id) => options.patch({ bundleId: id || null })}
         />
         <Choice
-          label="Then"
+          label="Keep"
           compact
           value={chosen.life === null ? "" : String(chosen.life)}
           options={LIVES}
