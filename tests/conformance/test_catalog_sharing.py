@@ -35,6 +35,7 @@ from tests.conformance.test_catalog import (
     _task,
 )
 from upwell.catalog import SqlCatalog, bundles, events, schema
+from upwell.catalog.batches import repeat
 from upwell.errors import SlugTaken
 from upwell.model import (
     Account,
@@ -500,9 +501,9 @@ class TestBundleExpiry:
         def between(*arguments: Any) -> int:
             monkeypatch.undo()
             catalog.update_bundle(bundle.id, ann.id, LATER, change_to(expired_at=end + DAY))
-            return bundles.repeat(*arguments)
+            return repeat(*arguments)
 
-        monkeypatch.setattr(bundles, "repeat", between)
+        monkeypatch.setattr("upwell.catalog.bundles.repeat", between)
         catalog.update_bundle(bundle.id, ann.id, LATER, change_to(expired_at=None))
         assert read(catalog, file).expired_at == end + DAY
 
