@@ -16,7 +16,7 @@ BUDGET = 256 << 20  # bytes for the chunks that are being sealed
 RECENT = 128 << 20  # bytes for the content of those, and of those just sealed
 _IDLE = 48 << 20  # bytes that are kept for the next chunks
 _SOON = 0.5  # seconds in which a chunk is hashed, if it is not behind a gap
-LIFE = 60.0  # seconds after which nobody is waited for
+LIFE = 60.0  # seconds after which nobody is expected to come for a chunk
 
 
 class Budget:
@@ -62,8 +62,8 @@ class Recent:
 
     It is a shortcut and no more: whoever does not find a chunk reads it where it lies. What
     is found is right, since a chunk never has two contents (``core.sealing``). What nobody comes
-    for within ``life`` seconds is wiped: its upload may have been left, or hashed by another
-    process. Thread-safe.
+    for is wiped after ``life`` seconds, or twice that: its upload may have been left, or hashed
+    by another process. Thread-safe.
     """
 
     def __init__(
