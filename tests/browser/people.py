@@ -172,9 +172,7 @@ class Visit:
     def slow_down(self, bytes_per_second: int) -> None:
         """What is sent from here on takes its time; 0 for as fast as it goes."""
         limit = bytes_per_second or -1
-        # Always the same one: what another has slowed down stays slow.
-        self._devtools = self._devtools or self.context.new_cdp_session(self.page)
-        self._devtools.send(
+        self._tools().send(
             "Network.emulateNetworkConditions",
             {
                 "offline": False,
@@ -183,6 +181,16 @@ class Visit:
                 "uploadThroughput": limit,
             },
         )
+
+    def end_workers(self) -> None:
+        """End the service workers, as the browser does with those that have nothing to do."""
+        self._tools().send("ServiceWorker.enable")
+        self._tools().send("ServiceWorker.stopAllWorkers")
+
+    def _tools(self) -> CDPSession:
+        # Always the same ones: what another session has slowed down stays slow.
+        self._devtools = self._devtools or self.context.new_cdp_session(self.page)
+        return self._devtools
 
     def wait_until_half_way(self) -> None:
         """Until some chunks of the only upload are acknowledged; it should be `LONG`, and slow."""
