@@ -46,6 +46,7 @@ from sqlalchemy.exc import IntegrityError
 from upwell.catalog import SqlCatalog, integrity_problem, migrate, schema
 from upwell.catalog.sqlite import Sqlite
 from upwell.catalog.turns import FileLock
+from upwell.core.ports import NewFile
 from upwell.errors import (
     AccountExists,
     NotReady,
@@ -1559,6 +1560,24 @@ class TestQuota:
         assert _noted(catalog, ann) == []
         catalog.add_file(file.blob, file, Allowance(10, 10))
         assert catalog.share_blob(_file(ann, file.blob))  # needs none
+
+    def test_of_many_files_each_is_recorded_or_refused_for_itself(
+        self, catalog: Catalog, ann: Account
+    ) -> None:
+        files = [_file(ann, _blob(10)) for _ in range(200)]
+        gone = replace(files[7].blob, pool_id=uuid.uuid4().hex)
+        files[7] = replace(files[7], blob=gone, pool_id=gone.pool_id)
+        room = Allowance(account=150 * 10)
+        refused = catalog.add_files([NewFile(file.blob, file, room) for file in files])
+        assert isinstance(refused[7], PoolNotFound)
+        kept = [file for file, why in zip(files, refused, strict=True) if why is None]
+        assert len(kept) == 150
+        assert {type(why) for why in refused[152:]} == {QuotaExceeded}
+        assert catalog.usage(ann.id) == {POOL: Usage(1500, 0, 150)}
+        assert [each for _, each in _noted(catalog, ann)] == [file.id for file in kept]
+        found = {file.id for file in catalog.files(ann.id, NOW, 0, 1000).items}
+        assert found == {file.id for file in kept}
+        assert catalog.add_files([]) == []
 
     @pytest.mark.parametrize("allowance", [Allowance(pool=1050), Allowance(account=1050)])
     def test_last_bytes_of_a_quota_are_given_once(

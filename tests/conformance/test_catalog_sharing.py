@@ -35,6 +35,7 @@ from tests.conformance.test_catalog import (
     _task,
 )
 from upwell.catalog import SqlCatalog, bundles, events, schema
+from upwell.catalog.batches import repeat
 from upwell.errors import SlugTaken
 from upwell.model import (
     Account,
@@ -489,6 +490,22 @@ class TestBundleExpiry:
             catalog.update_bundle(bundle.id, ann.id, LATER, change)
         assert read(catalog, file) == file
         assert catalog.last_event(ann.id) == seen
+
+    def test_bundle_that_is_cut_while_its_files_are_extended_takes_them_along(
+        self, catalog: Catalog, ann: Account, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        end = NOW + DAY
+        bundle = bundled(catalog, ann, expired_at=end)
+        file = stored(catalog, ann, bundle_id=bundle.id, expired_at=end)
+
+        def between(*arguments: Any) -> int:
+            monkeypatch.undo()
+            catalog.update_bundle(bundle.id, ann.id, LATER, change_to(expired_at=end + DAY))
+            return repeat(*arguments)
+
+        monkeypatch.setattr("upwell.catalog.bundles.repeat", between)
+        catalog.update_bundle(bundle.id, ann.id, LATER, change_to(expired_at=None))
+        assert read(catalog, file).expired_at == end + DAY
 
     def test_many_files_are_one_change(
         self, catalog: Catalog, ann: Account, monkeypatch: pytest.MonkeyPatch

@@ -22,8 +22,8 @@ from upwell.catalog import (
     restore_catalog,
 )
 from upwell.catalog.journal import Journal
-from upwell.core.ports import Noted
-from upwell.errors import NotReady
+from upwell.core.ports import NewFile, Noted
+from upwell.errors import NotReady, QuotaExceeded
 from upwell.jobs.sweep import Sweeper
 from upwell.model import (
     DEFAULT_POOL_ID,
@@ -106,6 +106,18 @@ def damage(path: Path) -> bytes:
 
 
 class TestJournal:
+    def test_it_names_every_file_of_a_batch_that_was_recorded(
+        self, catalog: FolderCatalog, tmp_path: Path
+    ) -> None:
+        catalog.add_account(ANN)
+        files = [file_of(each) for each in (b"a", b"bb", b"c")]
+        room = [FREE, Allowance(account=1), FREE]
+        new = [NewFile(f.blob, f, each) for f, each in zip(files, room, strict=True)]
+        refused = catalog.add_files(new)
+        assert [type(each) for each in refused] == [type(None), QuotaExceeded, type(None)]
+        entries = list(journal_of(tmp_path).entries())
+        assert entries == [Noted(account=ANN), Noted(file=files[0]), Noted(file=files[2])]
+
     def test_it_names_what_happened(self, catalog: FolderCatalog, tmp_path: Path) -> None:
         token = Token("t", ANN.id, "n", b"\1" * 32, frozenset({Scope.READ}), NOW, NOW + HOUR)
         file = file_of(b"x")

@@ -248,6 +248,16 @@ def test_put_stores_whole(store: BlobStore, size: int) -> None:
     assert blob(store, store.put(text(size))) == text(size)
 
 
+def test_many_are_put_as_each_alone(store: BlobStore) -> None:
+    contents = [text(size, size) for size in (0, 1, N, 3 * N, 1)]
+    keys = store.put_many(contents)
+    assert len(set(keys)) == len(contents)
+    assert all(len(key) >= 32 for key in keys)
+    assert [blob(store, key) for key in keys] == contents
+    assert {key for key, _ in store.list_keys()} >= set(keys)
+    assert store.put_many([]) == []
+
+
 def test_keys_are_new_and_unguessable(store: BlobStore) -> None:
     keys = [store.reserve(1) for _ in range(10)] + [store.put(b"x") for _ in range(10)]
     assert len(set(keys)) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -122,3 +123,15 @@ def test_threads_never_share_memory() -> None:
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(work, range(6)))
     assert recent.used == 0
+
+
+def test_what_nobody_comes_for_is_wiped() -> None:
+    """Of an upload that was left, or that another process hashes."""
+    recent = Recent(life=0.05)
+    plain = [kept(recent, index, 7) for index in range(2)]
+    until = time.monotonic() + 30
+    while recent.used and time.monotonic() < until:
+        time.sleep(0.01)
+    assert plain == [bytes(N)] * 2
+    assert recent.used == 0
+    assert take(recent, 0) is None

@@ -367,6 +367,20 @@ def test_a_removed_bundle_does_not_come_back(
     assert [each.slug for each in world.bundles.mine(world.me, 0, 9).items] == ["kept"]
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_file_that_had_left_a_bundle_does_not_go_with_it(
+    world: World, recover: Callable[..., Recovered], *, elsewhere: bool
+) -> None:
+    gone = world.bundles.create(world.me, NewBundle("gone", slug="gone"))
+    kept = world.bundles.create(world.me, NewBundle("kept", slug="kept"))
+    file = world.upload(world.me, content(9), bundle_id=gone.id)
+    later, bundle_id = file.updated_at + timedelta(minutes=1), kept.id if elsewhere else None
+    left = replace(file, bundle_id=bundle_id, updated_at=later)
+    recover(Noted(file=left), Noted(removed=gone.id, account_id=world.me.account.id))
+    assert world.files.info(world.me, file.id).bundle_id == bundle_id
+    assert world.read(world.me, file.id) == content(9)
+
+
 def test_encrypted_files_and_uploads_are_checked_without_their_passwords(
     world: World, recover: Callable[..., Recovered], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,8 @@ _POINTS: dict[str, tuple[object, str]] = {
     "complete": (SqlCatalog, "complete"),
     "cancel": (SqlCatalog, "cancel"),
     "delete": (LocalStore, "delete"),
-    "put": (LocalStore, "put"),
+    "put_many": (LocalStore, "put_many"),
+    "add_files": (SqlCatalog, "add_files"),
 }
 
 

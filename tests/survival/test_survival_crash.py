@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import threading
@@ -152,7 +153,7 @@ def test_i8_killed_between_a_cancelled_row_and_its_bytes(data: Path) -> None:
 
 
 def test_i2_killed_in_a_direct_upload(data: Path) -> None:
-    with Server(data, point="put:after") as server:
+    with Server(data, point="put_many:after") as server:
         body = (
             b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhello'
             b"\r\n--b--\r\n"
@@ -167,6 +168,39 @@ def test_i2_killed_in_a_direct_upload(data: Path) -> None:
         assert server.api().files() == []
         answer = server.api().call("POST", "/api/files/upload/direct", body, kind)
         assert server.api().download(answer.json()["id"]) == b"hello"
+
+
+@pytest.mark.parametrize(("point", "kept"), [("put_many:after", 0), ("add_files:after", 2)])
+def test_i2_killed_in_a_batch(data: Path, point: str, kept: int) -> None:
+    """Before the rows, there are bytes to be swept; after them, files whose answer was lost: sent
+    again, they are found."""
+    items = json.dumps(
+        [
+            {
+                "file_name": name,
+                "file_size": 5,
+                "hash": hashlib.sha256(name.encode() * 5).hexdigest(),
+            }
+            for name in "ab"
+        ]
+    )
+    head = 'Content-Disposition: form-data; name="{}"{}'
+    parts = [head.format("items", ""), "", items, "--b"]
+    parts += [head.format("content", '; filename="c"'), "", "aaaaabbbbb", "--b--", ""]
+    body = "\r\n".join(["--b", *parts]).encode()
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    with Server(data, point=point) as server:
+        with pytest.raises(OSError):  # noqa: PT011
+            server.api().call("POST", "/api/files/upload/batch", body, kind)
+        assert server.wait(10) == -9
+        assert len(fsck.strays(data)) == 2 - kept
+        assert fsck.sweep(data, HOURS).strays == 2 - kept
+        server.restart()
+        assert len(server.api().files()) == kept
+        answer = server.api().call("POST", "/api/files/upload/batch", body, kind)
+        results = answer.json()["results"]
+        assert [each["file_exists"] for each in results] == [kept == 2] * 2
+        assert server.api().download(results[1]["file"]["id"]) == b"bbbbb"
 
 
 def test_a_side_objects_folder_does_not_stay_for_ever(data: Path) -> None:

@@ -202,22 +202,25 @@ def _end_at(
     _note_updated(conn, account_id, ids, now)
 
 
-def extend_some(conn: Connection, old: Bundle, new: Bundle, now: datetime) -> int:
-    """A bounded number of files that ended with the bundle go on with it, as long as their pool
-    lets a file live; how many."""
-    was, end = old.expired_at, new.expired_at
-    if was is None or (end is not None and end <= was):
+def extend_some(conn: Connection, old: Bundle, now: datetime) -> int:
+    """A bounded number of files that ended with the bundle as it was go on with it as it is now,
+    as long as their pool lets a file live; how many."""
+    was, bundle = old.expired_at, _lock(conn, old.id, old.account_id, now)
+    if was is None or bundle is None:
+        return 0
+    end = bundle.expired_at
+    if end is not None and end <= was:
         return 0
     lifetime = sa.select(pools.c.file_expiry).where(pools.c.id == files.c.pool_id)
     age = sa.type_coerce(files.c.created_at, sa.BigInteger)
     most = sa.type_coerce(age + lifetime.scalar_subquery() * 1_000_000, Instant)
     later = sa.and_(files.c.expired_at == was, sa.or_(most.is_(None), most > was))
     until = most if end is None else sa.case((most < end, most), else_=sa.literal(end, Instant))
-    some = sa.select(files.c.id).where(files.c.bundle_id == new.id, later).limit(BATCH)
+    some = sa.select(files.c.id).where(files.c.bundle_id == old.id, later).limit(BATCH)
     change = sa.update(files).where(files.c.id.in_(some))
     extended = change.values(expired_at=until, updated_at=now).returning(files.c.id)
     ids = conn.execute(extended).scalars().all()
-    _note_updated(conn, new.account_id, ids, now)
+    _note_updated(conn, old.account_id, ids, now)
     return len(ids)
 
 
@@ -378,8 +381,9 @@ class BundleMethods:
         changed = self._db.write(lambda conn: update(conn, *asked))
         if changed is None:
             return None
-        repeat(self._db, lambda conn: extend_some(conn, *changed, now))
-        return changed[1]
+        old, new = changed
+        repeat(self._db, lambda conn: extend_some(conn, old, now))
+        return new
 
     def set_bundle(
         self, file_id: str, account_id: str, bundle_id: str | None, now: datetime

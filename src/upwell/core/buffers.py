@@ -16,6 +16,7 @@ BUDGET = 256 << 20  # bytes for the chunks that are being sealed
 RECENT = 128 << 20  # bytes for the content of those, and of those just sealed
 _IDLE = 48 << 20  # bytes that are kept for the next chunks
 _SOON = 0.5  # seconds in which a chunk is hashed, if it is not behind a gap
+LIFE = 60.0  # seconds after which nobody is waited for
 
 
 class Budget:
@@ -60,12 +61,21 @@ class Recent:
     what was just sealed would cost as much as sealing it did.
 
     It is a shortcut and no more: whoever does not find a chunk reads it where it lies. What
-    is found is right, since a chunk never has two contents (``core.sealing``). Thread-safe.
+    is found is right, since a chunk never has two contents (``core.sealing``). What nobody comes
+    for within ``life`` seconds is wiped: its upload may have been left, or hashed by another
+    process. Thread-safe.
     """
 
-    def __init__(self, limit: int = RECENT, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit: int = RECENT,
+        clock: Callable[[], float] = time.monotonic,
+        life: float = LIFE,
+    ) -> None:
         self._room = Budget(limit)
         self._clock = clock
+        self._life = life
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, int], tuple[float, bytearray]] = OrderedDict()
 
@@ -96,8 +106,26 @@ class Recent:
         with self._lock:
             _, before = self._kept.pop((key, index), (0.0, None))
             self._kept[key, index] = self._clock(), plain
+            self._watch()
         if before is not None:
             self.take_back(before)
+
+    def _watch(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(self._life, self._wipe_old)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _wipe_old(self) -> None:
+        with self._lock:
+            self._timer = None
+            until = self._clock() - self._life
+            names = [name for name, (since, _) in self._kept.items() if since <= until]
+            unwanted = [self._kept.pop(name)[1] for name in names]
+            if self._kept:
+                self._watch()
+        for plain in unwanted:
+            self.take_back(plain)
 
     def forget(self, key: str) -> None:
         """Nobody is going to ask for a chunk of it."""

@@ -187,10 +187,14 @@ class Recovery:
         return live and not known and self._knows(file.account_id)
 
     def _look_for_changes(self, file: CloudFile) -> None:
-        """Now: what is replayed of its bundle changes it too."""
+        """Now: what is replayed of its bundle changes it too. A bundle that it has left must not
+        take it along when it is removed; where it went may have to be brought back first."""
         there = self._catalog.any_file(file.id)
-        if there is not None and there.updated_at < file.updated_at:
-            self._changed.add(file.id)
+        if there is None or there.updated_at >= file.updated_at:
+            return
+        self._changed.add(file.id)
+        if there.bundle_id not in (None, file.bundle_id):
+            self._catalog.set_bundle(file.id, file.account_id, None, there.updated_at)
 
     def _change(self, there: CloudFile, file: CloudFile) -> None:
         """What became of a file that is there: its name, its bundle, its end, the recycle bin."""

@@ -31,6 +31,7 @@ export class Stop {
 /** Aborts with ConnectionFailed when its time is over. */
 export class Deadline extends Stop {
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #over = false;
 
   /** In so many milliseconds, or when the caller aborts. */
   constructor(time: number, caller?: AbortSignal) {
@@ -38,13 +39,15 @@ export class Deadline extends Stop {
     this.set(time);
   }
 
-  /** In so many milliseconds from now. */
+  /** In so many milliseconds from now; never once it has ended. */
   set(time: number): void {
     clearTimeout(this.#timer);
+    if (this.#over) return;
     this.#timer = setTimeout(() => this.abort(stalled()), time);
   }
 
   override end(): void {
+    this.#over = true;
     clearTimeout(this.#timer);
     super.end();
   }

@@ -68,6 +68,7 @@ async function fill(
     const attempt = async () => {
       try {
         await receive(target, files, file, options, signal, tell);
+        if (target.size === before) throw new ConnectionFailed("The server sends nothing.");
       } catch (error) {
         // Whatever came is progress: the next attempt begins a new row of failures.
         if (!(error instanceof ConnectionFailed) || target.size === before) throw error;

@@ -29,7 +29,9 @@ export function rememberedOf(token: string): Remembered {
     const [version, name, size, modified, digest, task] = JSON.parse(
       new TextDecoder().decode(bytes),
     );
-    if (version === 1 && /^[0-9a-f]{64}$/.test(digest)) {
+    // The task becomes part of a path: nothing but an id may get there.
+    const named = task === null || /^[0-9a-f]{32}$/.test(task);
+    if (version === 1 && named && /^[0-9a-f]{64}$/.test(digest)) {
       return { name, size, modified, digest, task };
     }
   } catch {

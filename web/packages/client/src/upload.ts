@@ -111,6 +111,7 @@ export class Upload {
   #running: Promise<void> = Promise.resolve();
   #remembered: Remembered | null = null;
   #task: string | null = null;
+  #completing: string | null = null; // the task whose verification was asked for
   #digest: Promise<string> | null = null; // found out once, whatever pauses there are
   #told = { phase: "" as Phase | "", at: 0 };
   readonly #gone = new AbortController(); // aborted by cancel alone
@@ -126,10 +127,8 @@ export class Upload {
       this.#reject = reject;
     });
     this.done.catch(() => {}); // whoever cancels need not listen
-    options.signal?.addEventListener("abort", () => void this.cancel().catch(() => {}), {
-      once: true,
-    });
     this.#start();
+    if (options.signal) this.#obey(options.signal);
   }
 
   /** What to save to go on another day; `null` until the file was hashed. */
@@ -170,6 +169,15 @@ export class Upload {
     await this.#abandon();
   }
 
+  /** Cancelled by the signal, which may be the caller's for many uploads. */
+  #obey(signal: AbortSignal): void {
+    const cancel = () => void this.cancel().catch(() => {});
+    const ended = () => signal.removeEventListener("abort", cancel);
+    signal.addEventListener("abort", cancel);
+    this.done.then(ended, ended);
+    if (signal.aborted) cancel();
+  }
+
   #start(): void {
     const before = this.#running;
     const run = new AbortController();
@@ -192,6 +200,7 @@ export class Upload {
 
   async #upload(signal: AbortSignal): Promise<Uploaded> {
     const file = await this.#open();
+    signal.throwIfAborted();
     for (let tries = 1; ; tries += 1) {
       const known = await this.#know(file, signal);
       try {
@@ -286,6 +295,8 @@ export class Upload {
   // By a task
 
   async #byTask(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
+    const verified = await this.#verifiedMeanwhile(known, signal);
+    if (verified) return { file: verified, existing: false };
     const created = await this.#create(file, known, signal);
     if (created.file_exists) {
       return { file: this.#verified(created.file, known), existing: this.#task === null };
@@ -301,6 +312,23 @@ export class Upload {
     });
     await sender.send(task.missing_chunks);
     return { file: await this.#complete(sender, task, file, known, signal), existing: false };
+  }
+
+  /**
+   * The file that our task became while a pause kept us from hearing of it. Create finds it by its
+   * content, but not when it is encrypted: all of it would be sent again.
+   */
+  async #verifiedMeanwhile(known: Remembered, signal: AbortSignal): Promise<CloudFile | null> {
+    const task = this.#completing;
+    this.#completing = null;
+    if (task === null) return null;
+    try {
+      const { status } = await this.#retry.call(() => this.#chunks(task, signal), signal);
+      return status === "completed" ? await this.#verify(task, known, signal) : null;
+    } catch (error) {
+      if (isLost(error)) return null;
+      throw error;
+    }
   }
 
   async #create(file: Blob, known: Remembered, signal: AbortSignal): Promise<Created> {
@@ -356,15 +384,13 @@ export class Upload {
     known: Remembered,
     signal: AbortSignal,
   ): Promise<CloudFile> {
-    const path = `/api/files/upload/complete/${task.task_id}`;
-    const asked = { signal, timeout: VERIFIED_WITHIN };
+    this.#completing = task.task_id;
     let resent = false;
     for (let round = 0; round < MOST_ROUNDS; round += 1) {
       this.#enter("verifying");
       this.#tell("verifying", task.file_size, task.file_size);
       try {
-        const ask = () => this.#shared.http.request<CloudFile>("POST", path, asked);
-        return this.#verified(await this.#retry.call(ask, signal), known);
+        return await this.#verify(task.task_id, known, signal);
       } catch (error) {
         if (!(error instanceof ApiError)) throw error;
         if (error.code === "HASH_MISMATCH") {
@@ -378,6 +404,14 @@ export class Upload {
     }
     await this.#abandon();
     throw new ContentMismatch("What the server receives keeps differing from the file; gave up.");
+  }
+
+  /** Have the server verify what it received. */
+  async #verify(task: string, known: Remembered, signal: AbortSignal): Promise<CloudFile> {
+    const path = `/api/files/upload/complete/${task}`;
+    const asked = { signal, timeout: VERIFIED_WITHIN };
+    const ask = () => this.#shared.http.request<CloudFile>("POST", path, asked);
+    return this.#verified(await this.#retry.call(ask, signal), known);
   }
 
   /**
@@ -405,7 +439,9 @@ export class Upload {
   }
 
   #verified(file: CloudFile, known: Remembered): CloudFile {
-    if (file.size === known.size && file.hash === known.digest) return file;
+    // What was there already may have come with a digest of another kind than ours.
+    const other = file.hash.length !== known.digest.length;
+    if (file.size === known.size && (other || file.hash === known.digest)) return file;
     throw new ContentMismatch("The server stored something else than this file.");
   }
 

@@ -126,6 +126,13 @@ describe("a download", () => {
     expect(new Uint8Array(readFileSync(target("left.bin")))).toEqual(content);
   });
 
+  test("of which nothing comes, though the answer is well, is given up", async () => {
+    const file = await stored("nothing.bin");
+    network.fault = ({ path }) => (path.endsWith("download=true") ? "swallow" : null);
+    const nothing = client.files.download(file.id, target("nothing.bin"), { patience: 0 });
+    await expect(nothing).rejects.toMatchObject({ code: "CONNECTION_FAILED" });
+  });
+
   test("that is not the file is thrown away", async () => {
     const file = await stored("wrong.bin", random(1 << 20));
     writeFileSync(target(`wrong.bin.${file.id}.part`), random(1 << 19));

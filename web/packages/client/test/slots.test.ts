@@ -2,6 +2,7 @@
 
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
+import { Deadline } from "../src/deadline.ts";
 import { ApiError, ConnectionFailed, PatienceOver } from "../src/errors.ts";
 import { delayOf, Retry } from "../src/retry.ts";
 import { Connections, Slots } from "../src/slots.ts";
@@ -129,4 +130,11 @@ describe("waiting", () => {
     await expect(new Retry().call(attempt, never)).rejects.toBe(refused);
     expect(attempt).toHaveBeenCalledTimes(1);
   });
+});
+
+test("a deadline that has ended does not begin again", async () => {
+  const deadline = new Deadline(1000);
+  deadline.end();
+  deadline.set(1000); // by a body of which a last piece was read late
+  expect(vi.getTimerCount()).toBe(0);
 });

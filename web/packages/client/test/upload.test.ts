@@ -1,12 +1,14 @@
 /** Uploads from Node to a real server, over a network that fails. */
 
 import { createHash } from "node:crypto";
+import { getEventListeners } from "node:events";
 import { utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import {
   Cancelled,
   Client,
+  type CloudFile,
   FileChanged,
   PatienceOver,
   type Phase,
@@ -115,6 +117,19 @@ describe("a file", () => {
       expect(file.pool_id).toBe(pool?.id);
       expect(new Date(file.expired_at ?? 0)).toEqual(expiresAt);
     }
+  });
+
+  test("that the account holds under another digest is there too", async () => {
+    const content = random(5);
+    const form = new FormData();
+    form.append("hash", createHash("md5").update(content).digest("hex"));
+    form.append("file", new Blob([content]), "md5.bin");
+    const headers = { Authorization: `Bearer ${server.token}` };
+    const url = `${server.url}/api/files/upload/direct`;
+    expect((await fetch(url, { method: "POST", headers, body: form })).status).toBe(200);
+    const { file } = await upload(content, { name: "md5.bin", type: "application/octet-stream" })
+      .done;
+    expect(file.size).toBe(5);
   });
 });
 
@@ -282,6 +297,45 @@ describe("whoever stops", () => {
     await expect.poll(openTasks).toEqual([]);
   });
 
+  test("by a signal may have said so before it began, and is not listened to for ever", async () => {
+    const { signal } = new AbortController();
+    const never = upload(random(9), { signal: AbortSignal.abort() });
+    await expect(never.done).rejects.toBeInstanceOf(Cancelled);
+    expect(network.requests).toEqual([]);
+    await upload(random(9), { signal }).done;
+    expect(getEventListeners(signal, "abort")).toEqual([]);
+  });
+
+  test("while the file is being opened is all that is told", async () => {
+    const path = join(server.folder, "cancelled.bin");
+    writeFileSync(path, random(9));
+    const unheard: unknown[] = [];
+    process.on("unhandledRejection", (error) => unheard.push(error));
+    const opening = client.upload(path);
+    await Promise.resolve();
+    await opening.cancel();
+    await expect(opening.done).rejects.toBeInstanceOf(Cancelled);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(unheard).toEqual([]);
+  });
+
+  test("while an encrypted file is verified does not send it twice", async () => {
+    let complete = "";
+    const stopped = client.upload(new Blob([random(3 * MB)]), { name: "once.bin", password: "p" });
+    network.fault = ({ path }) => {
+      if (complete || !path.includes("/complete/")) return null;
+      complete = path;
+      stopped.pause();
+      return "stall";
+    };
+    await expect.poll(() => complete, { timeout: 30_000 }).not.toBe("");
+    const { id } = await client.request<CloudFile>("POST", complete);
+    stopped.resume();
+    const { file, existing } = await stopped.done;
+    expect([file.id, existing]).toEqual([id, false]);
+    expect((await client.files.list({ search: "once.bin" })).total).toBe(1);
+  });
+
   test("may give up by the token alone", async () => {
     const { upload } = await paused(random(8 * MB));
     await client.discard(upload.token ?? "");
@@ -358,4 +412,6 @@ test("what is no token is refused", async () => {
   await expect(upload(random(10), { token: "x" }).done).rejects.toMatchObject({
     code: "UPLOAD_TOKEN_INVALID",
   });
+  const elsewhere = btoa(JSON.stringify([1, "f", 1, 1, "0".repeat(64), "../0123"]));
+  await expect(client.discard(elsewhere)).rejects.toMatchObject({ code: "UPLOAD_TOKEN_INVALID" });
 });
