@@ -47,6 +47,7 @@ def built(tmp_path: Path) -> Path:
     (tmp_path / "index.html").write_bytes(INDEX)
     (tmp_path / "index.html.br").write_bytes(b"brotli of the index")
     (tmp_path / "icon.svg").write_bytes(b"<svg/>")
+    (tmp_path / "keeper.js").write_bytes(SCRIPT)
     script = tmp_path / "assets" / "index-abc123.js"
     script.write_bytes(SCRIPT)
     script.with_name("index-abc123.js.gz").write_bytes(gzip.compress(SCRIPT))
@@ -80,6 +81,16 @@ def test_what_has_a_hash_in_its_name_is_kept_for_ever(page: httpx2.Client) -> No
     assert page.get("/page/icon.svg").headers["cache-control"] == "no-cache"
     wasm = page.get("/page/assets/hash-abc123.wasm")
     assert wasm.headers["content-type"] == "application/wasm"
+
+
+def test_the_service_worker_may_serve_the_page_and_is_never_old(
+    page: httpx2.Client,
+) -> None:
+    headers = page.get("/page/keeper.js").headers
+    assert headers["content-type"] == "text/javascript; charset=utf-8"
+    assert (headers["service-worker-allowed"], headers["cache-control"]) == ("/", "no-cache")
+    for path in ("/", "/page/icon.svg", "/page/assets/index-abc123.js"):
+        assert "service-worker-allowed" not in page.get(path).headers
 
 
 @pytest.mark.parametrize("path", ["/", "/page/assets/index-abc123.js", "/page/icon.svg"])

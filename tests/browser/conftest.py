@@ -17,6 +17,7 @@ from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from tests.browser.line import Line
 from tests.browser.people import CHROMIUM_ARGUMENTS, People, empty
 from tests.harness import Server
 from web import build_page
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 FAILURES = Path("browser-failures")
 _failed = pytest.StashKey[bool]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One browser at a time, for those who run the tests in parallel (`--dist loadgroup`)."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,6 +82,13 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     else:
         empty(server)
     assert not bugs, bugs
+
+
+@pytest.fixture
+def line(server: Server) -> Iterator[Line]:
+    """A way to the server that can break."""
+    with Line(server) as made:
+        yield made
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Page,
     )
 
+    from tests.browser.line import Line
     from tests.harness import Server
 
 CHROMIUM_ARGUMENTS = [
@@ -46,6 +47,7 @@ PATIENCE = 30 * SECONDS
 DESKTOP = (1280, 900)
 LONG = 60 << 20  # bytes; more chunks than are sent at once, so that there is a half-way
 PHONE = (360, 740)
+BROKEN = r"ERR_|Failed to load resource|Choose the file again"  # what a browser says of a bad line
 
 # Tells the console what the page's policy refused: Chromium does not, for all of it.
 _WATCH = """
@@ -72,11 +74,15 @@ class People:
         scheme: Literal["light", "dark"] = "light",
         logged_in: bool = True,
         profile: Visit | None = None,
+        line: Line | None = None,
         **options: Any,
     ) -> Visit:
-        """Somebody with a browser of their own, or in a new tab of ``profile``'s."""
+        """Somebody with a browser of their own, or in a new tab of ``profile``'s.
+
+        With a ``line``, that is the way to the server.
+        """
         context = profile.context if profile else self._context(size, scheme, options)
-        visit = Visit(context, context.new_page(), self.server)
+        visit = Visit(context, context.new_page(), self.server, line)
         self._visits.append(visit)
         visit.watch()
         if logged_in and not profile:
@@ -121,13 +127,14 @@ class Visit:
     context: BrowserContext
     page: Page
     server: Server
+    line: Line | None = None
     _heard: list[str] = field(default_factory=list)
     _allowed: list[re.Pattern[str]] = field(default_factory=list)
     _devtools: CDPSession | None = None
 
     @property
     def base(self) -> str:
-        return f"http://127.0.0.1:{self.server.port}"
+        return f"http://127.0.0.1:{(self.line or self.server).port}"
 
     def open(self, path: str = "/") -> None:
         self.page.goto(self.base + path)
@@ -165,9 +172,7 @@ class Visit:
     def slow_down(self, bytes_per_second: int) -> None:
         """What is sent from here on takes its time; 0 for as fast as it goes."""
         limit = bytes_per_second or -1
-        # Always the same one: what another has slowed down stays slow.
-        self._devtools = self._devtools or self.context.new_cdp_session(self.page)
-        self._devtools.send(
+        self._tools().send(
             "Network.emulateNetworkConditions",
             {
                 "offline": False,
@@ -176,6 +181,16 @@ class Visit:
                 "uploadThroughput": limit,
             },
         )
+
+    def end_workers(self) -> None:
+        """End the service workers, as the browser does with those that have nothing to do."""
+        self._tools().send("ServiceWorker.enable")
+        self._tools().send("ServiceWorker.stopAllWorkers")
+
+    def _tools(self) -> CDPSession:
+        # Always the same ones: what another session has slowed down stays slow.
+        self._devtools = self._devtools or self.context.new_cdp_session(self.page)
+        return self._devtools
 
     def wait_until_half_way(self) -> None:
         """Until some chunks of the only upload are acknowledged; it should be `LONG`, and slow."""
@@ -266,6 +281,14 @@ def set_policy(server: Server, *options: str) -> None:
     command = [UPWELL, "pool", "set", pool["id"], *options, "--data", str(server.data)]
     subprocess.run(command, check=True, capture_output=True, timeout=60)
     time.sleep(1.1)  # a policy is read anew after a second
+
+
+def put_into(server: Server, bundle: str, file: str) -> None:
+    """Put a file into a bundle, by their ids."""
+    body = json.dumps({"bundle_id": bundle}).encode()
+    kind = {"Content-Type": "application/json"}
+    answer = server.api().call("PUT", f"/api/files/{file}/bundle", body, kind)
+    assert answer.status == 200, answer
 
 
 def empty(server: Server) -> None:

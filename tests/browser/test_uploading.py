@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import LONG, noise, photo, set_policy
+from tests.browser.people import LONG, login_link, noise, photo, set_policy
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -20,6 +21,19 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
+LARGE = 300 * MIB
+
+# The names of the files that the browser holds on to.
+_KEPT = """async () => {
+    const held = new Promise((resolve) => navigator.serviceWorker.addEventListener(
+        "message", ({ data }) => resolve(Object.keys(data.files)), { once: true }));
+    navigator.serviceWorker.controller.postMessage({ type: "uppy/GET_FILES", store: "upwell" });
+    const opened = indexedDB.open("uppy-blobs");
+    await new Promise((resolve) => { opened.onsuccess = resolve; });
+    const all = opened.result.transaction("files").objectStore("files").getAllKeys();
+    await new Promise((resolve) => { all.onsuccess = resolve; });
+    return [...await held, ...all.result];
+}"""
 
 
 def test_files_arrive_as_they_are(people: People, server: Server, tmp_path: Path) -> None:
@@ -111,6 +125,56 @@ def test_goes_on_after_a_reload(people: People, server: Server, tmp_path: Path) 
     (stored,) = server.api().files()
     assert server.api().resume(task["task_id"])["file_id"] == stored["id"], "it was another upload"
     assert server.api().download(stored["id"]) == file.read_bytes()
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["held", "worker-ended-meanwhile"])
+def test_a_file_too_large_to_be_copied_goes_on_after_a_reload(
+    people: People, server: Server, tmp_path: Path, *, ended: bool
+) -> None:
+    """By itself, and without sending again what was acknowledged.
+
+    Chromium ends a service worker that has had nothing to do for half a minute, and forgets what
+    it held.
+    """
+    file = _sparse(tmp_path / "film.bin", LARGE)
+    visit = people.visit()
+    visit.slow_down(LARGE // 30)
+    visit.choose(file)
+    visit.wait_until_half_way()
+    (task,) = server.api().tasks()
+    acknowledged = set(server.api().uploaded(task["task_id"]))
+    if ended:
+        visit.end_workers()
+    sent: list[str] = []
+    visit.page.on("request", lambda request: sent.append(request.url))
+    visit.page.reload()
+    expect(visit.transfer("film.bin")).to_be_visible()
+    visit.slow_down(0)
+    visit.expect_uploaded(1)
+    numbers = {int(url.rsplit("/", 1)[1]) for url in sent if "/upload/chunk/" in url}
+    assert numbers, "everything was there before the reload"
+    assert not numbers & acknowledged
+    (stored,) = server.api().files()
+    assert server.api().resume(task["task_id"])["file_id"] == stored["id"], "it was another upload"
+    assert stored["hash"] == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.own_server  # others share their server's session
+def test_who_logs_out_leaves_no_file_behind(people: People, server: Server, tmp_path: Path) -> None:
+    """What the server has of it waits for who logs in again, and for the file."""
+    visit = people.visit()
+    visit.slow_down(LONG // 10)
+    visit.choose(noise(tmp_path / "film.bin", LONG))
+    visit.wait_until_half_way()
+    visit.page.get_by_role("button", name="Log out").click()
+    expect(visit.page.get_by_role("heading", name="Welcome to Upwell")).to_be_visible()
+    visit.allow("401")
+    visit.page.wait_for_timeout(500)
+    assert visit.page.evaluate(_KEPT) == []
+    visit.page.goto(login_link(server))
+    waiting = visit.page.get_by_role("list", name="Unfinished uploads")
+    expect(waiting.get_by_text("film.bin")).to_be_visible()
+    expect(visit.transfer("film.bin")).to_have_count(0)
 
 
 def test_goes_on_when_the_file_is_chosen_again(
@@ -239,3 +303,11 @@ def test_into_a_bundle_for_a_while(people: People, server: Server, tmp_path: Pat
     assert stored["bundle_id"] == made.json()["id"]
     assert stored["expired_at"] is not None
     expect(visit.row("Lake.png")).to_contain_text("Gone in")
+
+
+def _sparse(path: Path, size: int) -> Path:
+    """A file with holes, that nobody has."""
+    noise(path, MIB)
+    with path.open("r+b") as file:
+        file.truncate(size)
+    return path

@@ -12,6 +12,13 @@ export default defineConfig({
     target: "es2022",
     assetsInlineLimit: 0, // the page's policy allows no data: scripts or styles
     modulePreload: { polyfill: false },
+    rolldownOptions: {
+      input: { index: "index.html", keeper: "src/keeper.ts" },
+      output: {
+        // A service worker is known by its address, which stays.
+        entryFileNames: ({ name }) => (name === "keeper" ? "[name].js" : "assets/[name]-[hash].js"),
+      },
+    },
   },
   worker: { format: "es" },
 });

@@ -28,6 +28,8 @@ HEADERS = {
 }
 _HASHED = "assets/"  # where the names of files change with their content
 FOR_EVER = "public, max-age=31536000, immutable"
+# The service worker: the page is at `/`, and no worker may be in charge of what is above itself.
+_IN_CHARGE = {"keeper.js": {"Service-Worker-Allowed": "/"}}
 _COMPRESSED = {".br": "br", ".gz": "gzip"}  # by preference
 # Told here, not by the machine's own table: with `nosniff`, a wrong one breaks the page.
 _TYPES = {
@@ -50,14 +52,14 @@ class _Asset:
     """One file; ``forms`` holds its bytes by content coding, "" for as they are."""
 
     media_type: str
-    cache: str
+    headers: dict[str, str]
     digest: str
     forms: dict[str, bytes]
 
     def answer(self, request: Request) -> Response:
         coding = next((c for c in self.forms if accepts(request, c)), "")
         etag = f'"{self.digest}{coding and f"-{coding}"}"'
-        headers = HEADERS | {"Cache-Control": self.cache, "ETag": etag}
+        headers = HEADERS | self.headers | {"ETag": etag}
         if not_modified(request.headers, etag):
             return Response(status_code=304, headers=headers)
         if coding:
@@ -103,7 +105,8 @@ def _assets(folder: Path) -> Iterator[tuple[str, _Asset]]:
             cache = FOR_EVER if name.startswith(_HASHED) else "no-cache"
             forms = dict(_forms(path))
             digest = hashlib.sha256(forms[""]).hexdigest()[:32]
-            yield name, _Asset(media_type, cache, digest, forms)
+            headers = {"Cache-Control": cache} | _IN_CHARGE.get(name, {})
+            yield name, _Asset(media_type, headers, digest, forms)
 
 
 def _forms(path: Path) -> Iterator[tuple[str, bytes]]:

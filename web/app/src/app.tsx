@@ -154,10 +154,12 @@ function UploadPart() {
   const [Part, setPart] = useState<ComponentType | null>(null);
   const [failed, setFailed] = useState(false);
   useEffect(() => {
-    import("./views/upload.tsx").then(
-      (module) => setPart(() => module.default),
-      () => setFailed(true),
-    );
+    import("./views/upload.tsx")
+      .then(async ({ default: Loaded, ready }) => {
+        await ready;
+        setPart(() => Loaded);
+      })
+      .catch(() => setFailed(true));
   }, []);
   if (Part) return <Part />;
   return (

@@ -25,3 +25,12 @@ test("nothing comes any more", () => {
 });
 
 test("begun anew", () => expect(rateOf([0, 9000], [1000, 0], [2000, 700])).toBe(700));
+
+test("a rest does not count", () => {
+  const rate = new Rate();
+  rate.note(0, 0);
+  rate.forget();
+  rate.note(0, 6000);
+  rate.note(5000, 7000);
+  expect(rate.value).toBe(5000);
+});

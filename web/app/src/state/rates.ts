@@ -19,6 +19,11 @@ export class Rate {
     }
   }
 
+  /** Begin anew, after a rest. */
+  forget(): void {
+    this.#samples = [];
+  }
+
   /** Bytes per second; 0 until it is known. */
   get value(): number {
     const [first] = this.#samples;

@@ -144,6 +144,7 @@ function sentOf({ phase, share, size }: Transfer): number {
 
 function measure(): void {
   let sum = 0;
+  let sending = false;
   for (const file of uppy.getFiles()) {
     const sent = Number(file.progress.bytesUploaded || 0);
     sum += sent;
@@ -151,9 +152,13 @@ function measure(): void {
       const rate = rates.get(file.id) ?? new Rate();
       rate.note(sent);
       rates.set(file.id, rate);
+      sending = true;
+    } else {
+      rates.delete(file.id); // a rest does not count when it goes on
     }
   }
-  whole.note(sum);
+  if (sending) whole.note(sum);
+  else whole.forget();
 }
 
 let due: ReturnType<typeof setTimeout> | undefined;

@@ -5,6 +5,7 @@ import { client } from "../api.ts";
 import { count } from "../format.ts";
 import { loadBundles } from "./bundles.ts";
 import { changed } from "./files.ts";
+import { handOver, keeperOf } from "./keeping.ts";
 import { objection, options } from "./options.ts";
 import { noteFailure, session } from "./session.ts";
 import { announce, tell } from "./toasts.ts";
@@ -16,6 +17,7 @@ export type File = UppyFile<Meta, Body>;
 
 const DAY_MILLISECONDS = 24 * 3600 * 1000;
 const MIB = 1 << 20;
+const LOCK = "upwell:remember";
 const LOCK_MILLISECONDS = 3000;
 
 export const uppy = new Uppy<Meta, Body>({
@@ -56,29 +58,40 @@ function passwordOf(file: File): string | undefined {
 }
 
 /**
- * Keep what is chosen for the next visit, in one tab: others would send the same files again.
- * Files that are too large for it are chosen again.
+ * Keep what is chosen for the next visit, in one tab: others would send the same files again. Small
+ * files are copied, which outlives the browser; all are held by a service worker, which outlives
+ * the page; what neither has is chosen again.
  */
-function remember(): void {
+async function remember(): Promise<void> {
+  const serviceWorker = await keeperOf(uppy.getID());
   if (uppy.getFiles().length) return; // the former visit's would take their place
   uppy.on("restored", takeUp);
   uppy.use(GoldenRetriever, {
     expires: 7 * DAY_MILLISECONDS, // the time a task lives without being used
     indexedDB: { maxFileSize: 64 * MIB, maxTotalSize: 2048 * MIB } as object,
+    serviceWorker,
   });
+  if (serviceWorker) handOver(uppy.getID(), () => uppy.getFiles());
 }
 
-// After a reload the former page may hold it a moment longer. Pages that came unencrypted have none.
-if (navigator.locks) {
-  const signal = AbortSignal.timeout(LOCK_MILLISECONDS);
-  navigator.locks
-    .request("upwell:remember", { signal }, () => {
-      remember();
+/** Settled when files can be added: those that come sooner are not remembered. */
+export const ready: Promise<void> = navigator.locks ? rememberInOneTab() : remember();
+
+function rememberInOneTab(): Promise<void> {
+  return new Promise((resolve) => {
+    const hold = async () => {
+      await remember();
+      resolve();
       return new Promise(() => {}); // until the page is gone
-    })
-    .catch(() => {}); // another tab has it
-} else {
-  remember();
+    };
+    navigator.locks.request(LOCK, { ifAvailable: true }, (lock) => {
+      if (lock) return hold();
+      resolve();
+      // After a reload the former page may hold it a moment longer.
+      const signal = AbortSignal.timeout(LOCK_MILLISECONDS);
+      navigator.locks.request(LOCK, { signal }, hold).catch(() => {}); // another tab has it
+    });
+  });
 }
 
 /** Whether a chosen file is taken, and what is to become of it. */
@@ -98,6 +111,7 @@ function admit(file: File, files: Record<string, File>): File | boolean {
 function asked(): Meta {
   const { bundleId, life, encrypt } = options.value;
   return {
+    account: session.value.account?.id,
     bundleId: bundleId ?? undefined,
     expiresAt: life === null ? undefined : new Date(Date.now() + life * 1000).toISOString(),
     encrypted: encrypt,
@@ -106,7 +120,8 @@ function asked(): Meta {
 
 /** Go on with what a former visit left: send what is here, remember what has to be chosen again. */
 function takeUp(): void {
-  const files = uppy.getFiles();
+  const mine = session.value.account?.id;
+  const files = uppy.getFiles().filter((file) => file.meta["account"] === mine);
   // The server knows of those that it has something of.
   const unknown = files
     .filter((file) => file.isGhost && !file.progress.bytesUploaded)
@@ -151,7 +166,18 @@ session.subscribe(() => {
   const before = status;
   status = session.value.status;
   if (before === "lost" && status === "in") void uppy.retryAll();
+  if (status === "out") letGo();
 });
+
+/** Who logs out leaves nothing behind here; what the server has of it waits for them. */
+function letGo(): void {
+  uppy.pauseAll();
+  // Not by removing them: that would cancel their uploads.
+  uppy.setState({ files: {}, currentUploads: {} });
+  passwords.clear();
+  forgotten.set([]);
+}
+
 uppy.on("complete", ({ successful = [], failed = [] }) => {
   const parts = [
     successful.length ? `${count(successful.length, "file")} uploaded.` : "",

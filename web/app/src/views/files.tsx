@@ -29,6 +29,7 @@ const ORDERS: readonly (readonly [FileOrder, string])[] = [
   ["size", "Smallest first"],
 ];
 const TYPING_MILLISECONDS = 250;
+const MOST_LETTERS = 255; // that the server looks for
 
 /** The files, and what can be done with them. */
 export function Files({ title }: { title: string }) {
@@ -104,6 +105,7 @@ function Tools() {
           type="search"
           placeholder="Search"
           value={text}
+          maxLength={MOST_LETTERS}
           onInput={(event) => setText(event.currentTarget.value)}
         />
       </label>

@@ -97,16 +97,8 @@ function SummaryTools({ total: { done, failed, paused, active } }: { total: Tota
   const busy = active > 0 || paused > 0;
   return (
     <div class="summary-tools">
-      {active > 0 && (
-        <Button icon="pause" kind="quiet" onClick={() => uppy.pauseAll()}>
-          Pause all
-        </Button>
-      )}
-      {paused > 0 && (
-        <Button icon="play" kind="quiet" onClick={() => uppy.resumeAll()}>
-          Resume all
-        </Button>
-      )}
+      {busy && <PauseAll paused={!active} />}
+      {active > 0 && paused > 0 && <PauseAll paused />}
       {failed > 0 && (
         <Button icon="retry" kind="quiet" onClick={() => void uppy.retryAll()}>
           Retry all
@@ -123,6 +115,19 @@ function SummaryTools({ total: { done, failed, paused, active } }: { total: Tota
         </Button>
       )}
     </div>
+  );
+}
+
+/** One button for both, so that who pressed it by keyboard keeps the focus. */
+function PauseAll({ paused }: { paused: boolean }) {
+  return (
+    <Button
+      icon={paused ? "play" : "pause"}
+      kind="quiet"
+      onClick={() => (paused ? uppy.resumeAll() : uppy.pauseAll())}
+    >
+      {paused ? "Resume all" : "Pause all"}
+    </Button>
   );
 }
 
@@ -176,13 +181,16 @@ function Row({ transfer }: { transfer: Transfer }) {
 
 function RowTools({ transfer: { id, name, phase, locked } }: { transfer: Transfer }) {
   const [asking, setAsking] = useState(false);
+  const paused = phase === "paused";
   return (
     <div class="transfer-tools">
-      {(phase === "sending" || phase === "hashing") && (
-        <IconButton icon="pause" label={`Pause ${name}`} onClick={() => pauseResume(id)} />
-      )}
-      {phase === "paused" && (
-        <IconButton icon="play" label={`Resume ${name}`} onClick={() => pauseResume(id)} />
+      {(paused || phase === "sending" || phase === "hashing") && (
+        // One for both, so that who pressed it by keyboard keeps the focus.
+        <IconButton
+          icon={paused ? "play" : "pause"}
+          label={`${paused ? "Resume" : "Pause"} ${name}`}
+          onClick={() => pauseResume(id)}
+        />
       )}
       {phase === "failed" && !locked && (
         <IconButton icon="retry" label={`Retry ${name}`} onClick={() => retry(id)} />

@@ -14,6 +14,8 @@ import { Icon } from "../ui/icons.tsx";
 import { Transfers } from "./transfers.tsx";
 import { WaitingList } from "./waiting.tsx";
 
+export { ready } from "../state/uploads.ts";
+
 const DAY = 24 * 3600; // seconds
 const LIVES: readonly (readonly [string, string])[] = [
   ["", "Until deleted"],
