@@ -218,3 +218,34 @@ def test_a_bundle_from_beginning_to_end(people: People, server: Server, tmp_path
     visit.dialog().get_by_role("button", name="Delete").click()
     expect(visit.page.get_by_text("No bundles yet.")).to_be_visible()
     assert [file["name"] for file in server.api().files()] == ["new.bin"]
+
+
+@pytest.mark.own_server
+def test_the_recycle_bin(people: People, server: Server) -> None:
+    """What was deleted is restored, or deleted for good; where nothing is kept, nothing is said."""
+    visit = people.visit()
+    bin_button = visit.page.get_by_role("button", name="Deleted files")
+    expect(visit.page.get_by_text("No files yet.")).to_be_visible()
+    expect(bin_button).to_have_count(0)
+    set_policy(server, "--recycle")
+    for name in ("letter.txt", "draft.txt"):
+        file = _store(server, name, name.encode())
+        server.api().call("DELETE", f"/api/files/{file['id']}")
+    visit.page.reload()
+    expect(bin_button).to_have_text("Deleted files (2)")
+    bin_button.click()
+    visit.expect_accessible()
+    visit.dialog().get_by_role("button", name="Restore letter.txt").click()
+    expect(visit.dialog().get_by_role("listitem")).to_have_count(1)
+    visit.dialog().get_by_role("button", name="Delete draft.txt for good").click()
+    visit.expect_accessible()
+    visit.dialog().get_by_role("button", name="Keep draft.txt").click()
+    visit.dialog().get_by_role("button", name="Delete draft.txt for good").click()
+    visit.dialog().get_by_role("button", name="Delete for good: draft.txt").click()
+    expect(visit.dialog().get_by_text("Nothing is here.")).to_be_visible()
+    visit.page.keyboard.press("Escape")
+    expect(visit.row("letter.txt")).to_be_visible()
+    expect(bin_button).to_have_text("Deleted files")
+    assert server.api().call("GET", "/api/files/recycle").json() == []
+    visit.menu("letter.txt", "Delete")
+    expect(bin_button).to_have_text("Deleted files (1)")

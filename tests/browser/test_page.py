@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import DESKTOP, LONG, PHONE, login_link, noise, photo
+from tests.browser.people import DESKTOP, LONG, PHONE, login_link, noise, photo, set_policy
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -141,6 +141,15 @@ def test_by_keyboard_alone(people: People, server: Server, tmp_path: Path) -> No
     expect(visit.page.get_by_role("button", name="Lake.png", exact=True)).to_be_focused()
 
 
+@pytest.mark.own_server
+def test_the_limit_that_is_reached_first_is_told(people: People, server: Server) -> None:
+    visit = people.visit()
+    expect(visit.page.locator(".usage")).to_have_text("0 bytes used")
+    set_policy(server, "--quota", "3M")
+    visit.page.reload()
+    expect(visit.page.locator(".usage")).to_have_text("0 bytes of 3.1 MB in “default”")
+
+
 def test_those_who_listen_are_told(people: People, tmp_path: Path) -> None:
     visit = people.visit()
     visit.choose(noise(tmp_path / "one.bin", 100), noise(tmp_path / "two.bin", 100))
@@ -162,9 +171,10 @@ def test_the_weight_of_a_first_visit(people: People, tmp_path: Path) -> None:
     assert sum(size for _, size in sizes) < BUDGET, sizes
 
 
-def test_nothing_jumps(people: People, server: Server) -> None:
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_nothing_jumps(people: People, server: Server, size: tuple[int, int]) -> None:
     """While the page comes to be, what is there stays where it is."""
-    visit = people.visit(path="/docs")
+    visit = people.visit(path="/docs", size=size)
     visit.allow("favicon.ico")
     visit.page.add_init_script(
         """window.shifts = [];

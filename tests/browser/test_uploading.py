@@ -111,6 +111,18 @@ def test_pause_resume_and_cancel(people: People, server: Server, tmp_path: Path)
     assert [api.download(file["id"]) for file in api.files()] == [stays.read_bytes()]
 
 
+def test_what_is_done_goes_to_the_end_of_the_list(people: People, tmp_path: Path) -> None:
+    visit = people.visit()
+    visit.slow_down(LONG // 20)
+    visit.choose(noise(tmp_path / "note.txt", 100), noise(tmp_path / "film.bin", LONG))
+    expect(visit.row("note.txt")).to_be_visible()
+    names = visit.page.get_by_role("list", name="Uploads", exact=True).locator(".name")
+    expect(names).to_have_text(["film.bin", "note.txt"])
+    visit.slow_down(0)
+    visit.expect_uploaded(2)
+    expect(names).to_have_text(["note.txt", "film.bin"])
+
+
 def test_goes_on_after_a_reload(people: People, server: Server, tmp_path: Path) -> None:
     file = noise(tmp_path / "film.bin", LONG)
     visit = people.visit()
@@ -296,7 +308,7 @@ def test_into_a_bundle_for_a_while(people: People, server: Server, tmp_path: Pat
     made = server.api().post_json("/api/bundles", {"name": "Summer"})
     visit = people.visit()
     visit.page.get_by_label("Put into").select_option("Bundle: Summer")
-    visit.page.get_by_label("Keep", exact=True).select_option("For a week")
+    visit.page.get_by_label("Keep for").select_option("7 days")
     visit.choose(photo(tmp_path / "Lake.png"))
     visit.expect_uploaded(1)
     (stored,) = server.api().files()

@@ -2,8 +2,10 @@ import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { bytes } from "./format.ts";
 import { loadBundles } from "./state/bundles.ts";
-import { loadPools, look, quota, refreshQuota } from "./state/files.ts";
+import { loadPools, look, pools, quota, refreshQuota } from "./state/files.ts";
+import { tightest } from "./state/limits.ts";
 import { follow } from "./state/live.ts";
+import { loadRecycled } from "./state/recycled.ts";
 import { type Route, route } from "./state/route.ts";
 import { logOut, openSession, reachable, session, watchConnection } from "./state/session.ts";
 import { attempt } from "./state/toasts.ts";
@@ -46,6 +48,7 @@ function Home() {
     void loadBundles();
     void refreshQuota();
     void loadTasks();
+    void loadRecycled();
     follow();
   }, []);
   const bundleId = where.view === "bundle" ? where.id : null;
@@ -109,12 +112,15 @@ function Header({ where }: { where: Route }) {
 
 function Usage() {
   const held = useStore(quota);
+  const target = useStore(pools, (all) => all.find((pool) => pool.is_default)?.id);
   if (!held) return <div class="usage" />;
-  const share = held.quota ? held.used / held.quota : null;
+  const limit = tightest(held, target);
+  const share = limit.quota ? limit.used / limit.quota : null;
   return (
     <div class="usage">
       <p class="facts">
-        {bytes(held.used)} {held.quota === null ? "used" : `of ${bytes(held.quota)}`}
+        {bytes(limit.used)} {limit.quota === null ? "used" : `of ${bytes(limit.quota)}`}
+        {limit.pool && <bdi> in “{limit.pool}”</bdi>}
       </p>
       {share !== null && (
         <Bar share={share} label="Space used" tone={share > 0.9 ? "full" : "accent"} />

@@ -8,6 +8,7 @@ import {
   type Quota,
 } from "../api.ts";
 import { Store } from "../store.ts";
+import { loadRecycled, recycled } from "./recycled.ts";
 import { noteFailure } from "./session.ts";
 import { attempt, complain, dismiss, tell } from "./toasts.ts";
 
@@ -227,5 +228,8 @@ export function changed(): void {
     due = undefined;
     void refresh();
     void refreshQuota();
+    if (pools.value.some((pool) => pool.enable_recycle) || recycled.value.total) {
+      void loadRecycled();
+    }
   }, CALM_MILLISECONDS);
 }

@@ -18,6 +18,7 @@ import { FileRow, type Open, type Opened } from "./file-row.tsx";
 import { PasswordDialog } from "./password.tsx";
 import { PlaceDialog } from "./place.tsx";
 import { Preview } from "./preview.tsx";
+import { Recycled } from "./recycled.tsx";
 import { LinksDialog } from "./share.tsx";
 
 const ORDERS: readonly (readonly [FileOrder, string])[] = [
@@ -59,6 +60,7 @@ export function Files({ title }: { title: string }) {
         </ul>
       )}
       <More left={total - items.length} />
+      {status === "ready" && !bundleId && <Recycled />}
       <OpenedDialog opened={opened} files={shown} open={open} close={() => open(null)} />
     </section>
   );

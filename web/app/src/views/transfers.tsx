@@ -12,11 +12,11 @@ import { PasswordForm } from "../ui/password-form.tsx";
 const SHOWN = 10;
 const SHOWN_DONE = 3;
 const RANK: Record<Phase, number> = {
-  failed: 0,
-  sending: 1,
-  verifying: 1,
-  hashing: 1,
-  paused: 1,
+  sending: 0,
+  verifying: 0,
+  hashing: 0,
+  paused: 0,
+  failed: 1,
   waiting: 2,
   done: 3,
 };
@@ -26,7 +26,8 @@ export function Transfers() {
   const all = useStore(transfers);
   const [whole, setWhole] = useState(false);
   if (!all.length) return null;
-  const shown = whole ? all : rowsOf(all);
+  const sorted = all.toSorted((a, b) => RANK[a.phase] - RANK[b.phase]);
+  const shown = whole ? sorted : fewOf(sorted);
   const rest = all.length - shown.length;
   return (
     <div class="card transfers">
@@ -47,11 +48,10 @@ export function Transfers() {
   );
 }
 
-function rowsOf(all: readonly Transfer[]): Transfer[] {
-  const busy = all.filter((each) => each.phase !== "done");
-  const done = all.filter((each) => each.phase === "done");
-  const sorted = busy.sort((a, b) => RANK[a.phase] - RANK[b.phase]).slice(0, SHOWN);
-  return [...sorted, ...done.slice(-SHOWN_DONE)];
+function fewOf(sorted: readonly Transfer[]): Transfer[] {
+  const busy = sorted.filter((each) => each.phase !== "done");
+  const done = sorted.filter((each) => each.phase === "done");
+  return [...busy.slice(0, SHOWN), ...done.slice(-SHOWN_DONE)];
 }
 
 function headline({ files, done, failed, paused, active }: Total): string {
@@ -75,7 +75,7 @@ function factsOf(total: Total): string {
 }
 
 function Summary({ total }: { total: Total }) {
-  const { size, paused, active } = total;
+  const { size, failed, paused, active } = total;
   const busy = active > 0 || paused > 0;
   return (
     <header class="summary">
@@ -87,7 +87,7 @@ function Summary({ total }: { total: Total }) {
       <Bar
         share={size ? total.bytes / size : busy ? 0 : 1}
         label="All uploads"
-        tone={busy ? "accent" : "calm"}
+        tone={busy || !failed ? "accent" : "calm"}
       />
     </header>
   );

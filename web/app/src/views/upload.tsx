@@ -18,10 +18,10 @@ export { ready } from "../state/uploads.ts";
 
 const DAY = 24 * 3600; // seconds
 const LIVES: readonly (readonly [string, string])[] = [
-  ["", "Until deleted"],
-  [String(DAY), "For a day"],
-  [String(7 * DAY), "For a week"],
-  [String(30 * DAY), "For 30 days"],
+  ["", "Ever"],
+  [String(DAY), "1 day"],
+  [String(7 * DAY), "7 days"],
+  [String(30 * DAY), "30 days"],
 ];
 
 const STRINGS = {
@@ -139,7 +139,7 @@ function UploadOptions() {
           onValue={(id) => options.patch({ bundleId: id || null })}
         />
         <Choice
-          label="Keep"
+          label="Keep for"
           compact
           value={chosen.life === null ? "" : String(chosen.life)}
           options={LIVES}
