@@ -146,7 +146,7 @@ def fits(field: str, value: Any) -> bool:
         return False
     if "\x00" in value:
         return field in SECRETS
-    return value.isprintable() and (value != "" or field == "content_type")
+    return value.isprintable() and (value != "" or field in {"content_type", "description"})
 
 
 def test_values_that_no_field_takes(

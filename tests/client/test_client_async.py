@@ -27,9 +27,20 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
 
 
+_before: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _those_of_other_tests() -> None:
+    """A server that another test ran in this process leaves its own behind."""
+    _before.clear()
+    _before.update(threading.enumerate())
+
+
 def transfers() -> list[str]:
     """Threads of a client that are at work."""
-    return [each.name for each in threading.enumerate() if each.name.startswith("upwell-")]
+    new = set(threading.enumerate()) - _before
+    return [each.name for each in new if each.name.startswith("upwell-")]
 
 
 def test_there_and_back(server: FakeServer, tmp_path: Path) -> None:

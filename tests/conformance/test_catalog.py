@@ -43,7 +43,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from upwell.catalog import SqlCatalog, integrity_problem, migrate, schema
+from upwell.catalog import SqlCatalog, integrity_problem, migrate, prepared, schema
 from upwell.catalog.sqlite import Sqlite
 from upwell.catalog.turns import FileLock
 from upwell.core.ports import NewFile
@@ -2559,12 +2559,21 @@ class TestSqliteFile:
             SqlCatalog.open(path)
         assert path.read_bytes() == content
 
-    def test_hot_and_growing_queries_walk_no_table(self, sql: SqlCatalog) -> None:
+    def test_hot_and_growing_queries_walk_no_table(
+        self, sql: SqlCatalog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         seen: dict[str, Any] = {}
+        run = prepared._Compiled.run
 
         @sa.event.listens_for(sql._db.engine, "before_cursor_execute")
         def note(*args: Any) -> None:
             seen[args[2]] = args[3][0] if isinstance(args[3], list) else args[3]
+
+        def note_prepared(made: Any, conn: sa.Connection, values: dict[str, Any]) -> Any:
+            seen[made._sql] = [None] * len(made._bind)
+            return run(made, conn, values)
+
+        monkeypatch.setattr(prepared._Compiled, "run", note_prepared)
 
         ann = _account(sql, "ann")
         sql.add_pool(_pool())

@@ -179,8 +179,8 @@ def proxied(name: str, folder: Path, timeout: str | None = None) -> Iterator[Pro
             _wait_until_it_listens(places.tls, process, log)
             yield Proxy(places, server)
         finally:
-            process.terminate()
-            process.wait(30)
+            process.kill()  # asked politely, some wait for connections to end
+            process.wait()
 
 
 def _wait_until_it_listens(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -10,6 +10,8 @@ from collections import namedtuple
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
+
 from upwell.catalog.writer import driver_connection
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class Prepared:
-    """A statement whose parameters are all named; rows come as named tuples."""
+    """A statement whose parameters are all named; rows come as named tuples, and failures as
+    SQLAlchemy's own."""
 
     def __init__(self, statement: sa.Select[Any] | sa.UpdateBase) -> None:
         self._statement = statement
@@ -60,9 +63,15 @@ class _Compiled:
         every = self._given | values
         bound = [process(every[name]) if process else every[name] for name, process in self._bind]
         raw: Any = driver_connection(conn)
-        if self._positions is not None:
-            return raw.execute(self._sql, bound)
-        return raw.execute(self._sql, dict(zip((n for n, _ in self._bind), bound, strict=True)))
+        dbapi: Any = conn.dialect.dbapi
+        try:
+            if self._positions is not None:
+                return raw.execute(self._sql, bound)
+            return raw.execute(self._sql, dict(zip((n for n, _ in self._bind), bound, strict=True)))
+        except dbapi.Error as error:
+            raise DBAPIError.instance(
+                self._sql, None, error, dbapi.Error, hide_parameters=True, dialect=conn.dialect
+            ) from error
 
     def first(self, conn: Connection, values: dict[str, Any]) -> Any | None:
         return next(iter(self.all(conn, values)), None)
