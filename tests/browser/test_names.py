@@ -46,6 +46,7 @@ NAMES = {
     "device": "CON",
     "blanks": "  wide   gaps  .txt",
 }
+_BURST, _PAUSE = 9, 11_000  # Chromium ignores the eleventh download within ten seconds
 _SHOWN = "() => [...document.querySelectorAll('.row .name bdi')].map((each) => each.textContent)"
 
 
@@ -125,6 +126,7 @@ def test_odd_names_are_given(stored: Visit, server: Server) -> None:
             return name in {file["name"] for file in server.api().files()}
 
         eventually(has, 60, "the server knows the name")
+        search.fill("")  # it is called otherwise now
         expect(stored.row(after)).to_be_visible()
         _expect_unharmed(stored)
 
@@ -136,6 +138,8 @@ def test_odd_names_are_saved_safely(stored: Visit, server: Server) -> None:
     names = stored.page.evaluate(_SHOWN)
     assert links.count() == len(names) == len(NAMES)
     for number, name in enumerate(names):
+        if number % _BURST == 0:
+            stored.page.wait_for_timeout(_PAUSE)
         with stored.page.expect_download() as download:
             links.nth(number).click()
         saved = download.value
