@@ -49,7 +49,7 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # no longer: Playwright's event loop runs meanwhile
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "Debian's chromium is missing: scripts/system-packages.sh installs it"

@@ -27,12 +27,13 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
 
 
+_OURS = ("upwell-async", "upwell-many", "upwell-send")
 _before: set[threading.Thread] = set()
 
 
 @pytest.fixture(autouse=True)
 def _those_of_other_tests() -> None:
-    """A server that another test ran in this process leaves its own behind."""
+    """What another test left running in this process is not looked at."""
     _before.clear()
     _before.update(threading.enumerate())
 
@@ -40,7 +41,7 @@ def _those_of_other_tests() -> None:
 def transfers() -> list[str]:
     """Threads of a client that are at work."""
     new = set(threading.enumerate()) - _before
-    return [each.name for each in new if each.name.startswith("upwell-")]
+    return [each.name for each in new if each.name.startswith(_OURS)]
 
 
 def test_there_and_back(server: FakeServer, tmp_path: Path) -> None:
