@@ -69,6 +69,12 @@ class ModelTask:
     chunks: dict[int, bytes] = field(default_factory=dict)
     bound: dict[int, bytes] = field(default_factory=dict)  # what an encrypted chunk must be
     file_id: str | None = None
+    ended_at: datetime | None = None
+
+    def end(self, status: TaskStatus, now: datetime) -> None:
+        """What has ended stays as it is."""
+        if self.status is TaskStatus.IN_PROGRESS and status is not self.status:
+            self.status, self.ended_at = status, now
 
     @property
     def received(self) -> bytes:
@@ -229,7 +235,7 @@ class CoreMachine(RuleBasedStateMachine):
                 task.expired_at = until
                 task.expires_at = max(task.expires_at, self.now + IDLE)  # asking is use
                 return
-            task.status = TaskStatus.EXPIRED  # the newcomer takes its place
+            task.end(TaskStatus.EXPIRED, self.now)  # the newcomer takes its place
         assert made.id not in self.tasks
         expires = self.now + IDLE
         self.tasks[made.id] = ModelTask(made, data, name, declared, until, expires)
@@ -405,7 +411,8 @@ class CoreMachine(RuleBasedStateMachine):
         else:
             file = uploads.complete(self.me, task_id)
             self.add_file(file, chosen.received, chosen.name, chosen.expired_at)
-            chosen.status, chosen.file_id = TaskStatus.COMPLETED, file.id
+            chosen.end(TaskStatus.COMPLETED, self.now)
+            chosen.file_id = file.id
 
     @rule(core=which, task=picks)
     def cancel(self, core: int, task: int) -> None:
@@ -415,7 +422,7 @@ class CoreMachine(RuleBasedStateMachine):
         status = self.status(chosen)
         if status in {TaskStatus.IN_PROGRESS, TaskStatus.CANCELLED}:
             uploads.cancel(self.me, task_id)
-            chosen.status = TaskStatus.CANCELLED
+            chosen.end(TaskStatus.CANCELLED, self.now)
         else:
             with pytest.raises((TaskClosed, TaskNotFound)):
                 uploads.cancel(self.me, task_id)
@@ -484,7 +491,9 @@ class CoreMachine(RuleBasedStateMachine):
         long_ago = self.now - Retention().recycled
         self.recycled = {i: each for i, each in self.in_bin().items() if each.since >= long_ago}
         for task in self.tasks.values():
-            task.status = self.status(task)
+            task.end(self.status(task), self.now)
+        long_gone = self.now - Retention().tasks
+        self.tasks = {i: t for i, t in self.tasks.items() if (t.ended_at or self.now) >= long_gone}
         if beyond_grace:
             self.check_nothing_is_left_over()
 
