@@ -29,7 +29,7 @@ test: page web/node_modules/.package-lock.json ## Set everything up and run ever
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 check: page web/node_modules/.package-lock.json ## The fast loop: format, lint, types, fast tests
 	scripts/npm.sh $(VENV) run format

@@ -31,15 +31,6 @@ FAILURES = Path("browser-failures")
 _failed = pytest.StashKey[bool]()
 
 
-@pytest.hookimpl(tryfirst=True)  # the plugin that runs groups reads the marks in its own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One browser at a time, for those who run the tests in parallel (`--dist loadgroup`)."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("browser"))
-
-
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
