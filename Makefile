@@ -31,7 +31,7 @@ test: page web/node_modules/.package-lock.json ## Set everything up and run ever
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-check: page web/node_modules/.package-lock.json ## The fast loop: format, lint, types, fast tests
+check: page web/node_modules/.package-lock.json ## Format, lint, types, and the tests that are not slow
 	scripts/npm.sh $(VENV) run format
 	scripts/npm.sh $(VENV) run check
 	$(BIN)/ruff format .
