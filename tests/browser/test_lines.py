@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
-SIZE = 30 * MIB  # bytes: six chunks
+SIZE = 40 * MIB  # bytes: eight chunks
+SHOWN = "41.9 MB"  # as the page says it
 HALF = 17 * MIB  # of them, after which something happens
+MORE = 6 * MIB  # a chunk, and a part of the next one
 SECONDS = 90  # for what takes a few
 _PUT = re.compile(r"/chunk/[^/]+/(\d+)$")
 
@@ -127,10 +129,12 @@ def test_the_browser_is_offline(sending: Sending) -> None:
 def test_the_line_breaks_again_and_again(sending: Sending) -> None:
     """Every time a little more is there."""
     _acknowledged(sending)
-    for _ in range(3):
+    times = 3
+    assert HALF + times * MORE < SIZE, "else all may be there before the line stalls"
+    for _ in range(times):
         sending.line.cut()
         sending.line.flow()
-        sending.line.give(6 * MIB)
+        sending.line.give(MORE)
         sending.wait(sending.line.is_stalled, "a little more was sent")
     sending.line.cut()
     sending.line.flow()
@@ -146,7 +150,7 @@ def test_a_slow_line(people: People, server: Server, line: Line, tmp_path: Path)
     line.rate = 2 * MIB
     visit.choose(file)
     row = visit.transfer("film.bin")
-    expect(row).to_contain_text(re.compile(r"MB of 31\.5 MB · [\d.]+ [kM]B/s · .* left"))
+    expect(row).to_contain_text(re.compile(rf"MB of {re.escape(SHOWN)} · [\d.]+ [kM]B/s · .* left"))
     facts = visit.page.locator(".transfers .facts")
     both = facts.evaluate_all("(all) => all.map((each) => each.innerText)")
     assert both[0] == both[1], "the only file goes as fast as all together"
@@ -245,7 +249,7 @@ def test_another_browser(people: People, sending: Sending, server: Server, resta
     sending.visit.allow(BROKEN)
     waiting = sending.visit.page.get_by_role("list", name="Unfinished uploads")
     expect(waiting.get_by_text("film.bin")).to_be_visible()
-    expect(waiting).to_contain_text("of 31.5 MB are here")
+    expect(waiting).to_contain_text(f"of {SHOWN} are here")
     sending.visit.choose(sending.file)
     sending.visit.expect_uploaded(1)
     expect(waiting).to_have_count(0)
