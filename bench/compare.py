@@ -24,6 +24,8 @@ examples:
   bench/run.sh --quick                        a smoke run: 256 MiB, 2 rounds
   bench/run.sh --tables upload                only the main table
   bench/run.sh --only c-floor,upwell,nginx    only these contenders
+  bench/run.sh --tables upload --only c-floor,upwell --before HEAD~20
+                                              has the hot path got slower since?
   bench/run.sh --dir /mnt/disk/tmp            store to another disk (not to a RAM disk)
 
 tables:      {tables}
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="these tables",
     )
+    add("--before", metavar="COMMIT", help="beside Upwell as it was at this commit")
     add("--quick", action="store_true", help="256 MiB, 2 rounds: does it work? not: how fast")
     add("--dir", type=Path, default=BUILD, help="store below this folder (default bench/build)")
     add("--complete-size", type=_size, default=4 * GIB, help="for the table complete (4GiB)")
@@ -110,8 +113,16 @@ def _settings(args: argparse.Namespace, folder: Path) -> tables.Settings:
         memory_size=args.memory_size,
         download_size=args.download_size,
         requests=args.requests,
-        contenders=[kind for kind in contenders.ALL if kind.name in args.only],
+        contenders=_contenders(args),
     )
+
+
+def _contenders(args: argparse.Namespace) -> list[type[contenders.Contender]]:
+    kinds = [kind for kind in contenders.ALL if kind.name in args.only]
+    if args.before:
+        contenders.UpwellBefore.install(args.before)
+        kinds.append(contenders.UpwellBefore)
+    return kinds
 
 
 def _run(args: argparse.Namespace, folder: Path) -> None:

@@ -15,7 +15,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from .measure import BENCH, BUILD, BenchError, Load, Process, call_load, free_port, run_load
+from .measure import (
+    BENCH,
+    BUILD,
+    BenchError,
+    Load,
+    Process,
+    call_load,
+    free_port,
+    progress,
+    run_load,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -299,6 +309,7 @@ class Upwell(Contender):
     keeps = "synced, SHA-256 verified"
     arguments: ClassVar[list[str]] = []
     wishes: ClassVar[dict[str, str]] = {}
+    programs: ClassVar[Path] = HERE
     token = ""
 
     def version(self) -> str:
@@ -309,11 +320,11 @@ class Upwell(Contender):
 
     def command(self, port: int, plan: Plan) -> list[str | Path]:  # noqa: ARG002
         where = ["--host", "127.0.0.1", "--port", str(port), "--data", str(self.files)]
-        return [HERE / "upwell", "serve", *where, *self.arguments]
+        return [self.programs / "upwell", "serve", *where, *self.arguments]
 
     def prepare(self) -> None:
         make: list[str | Path] = [
-            HERE / "upwell",
+            self.programs / "upwell",
             "token",
             "create",
             "--account",
@@ -365,6 +376,34 @@ class Upwell(Contender):
     def path_of(self, load: Load) -> str:
         """Return the URL path of the file that an upload has made."""
         return f"/api/files/{json.loads(load.output[0])['id']}"
+
+
+class UpwellBefore(Upwell):
+    """Upwell at an earlier commit, in an environment of its own: has the hot path got slower?"""
+
+    name = "upwell-before"
+    title = "**Upwell**, before"
+    commit: ClassVar[str] = ""
+
+    def version(self) -> str:
+        return f"upwell at commit {self.commit}"
+
+    @classmethod
+    def install(cls, revision: str) -> None:
+        """Build it as it was at ``revision``. Raises BenchError."""
+        try:
+            cls.commit = _say("git", "rev-parse", "--short", f"{revision}^{{commit}}")
+            tree = BUILD / "before" / cls.commit
+            cls.programs = tree / ".venv" / "bin"
+            if not (tree / ".venv" / ".installed").exists():
+                progress(f"building Upwell as it was at {cls.commit}")
+                tree.mkdir(parents=True, exist_ok=True)
+                packed = tree.with_suffix(".tar")
+                _say("git", "archive", "--output", packed, cls.commit)
+                _say("tar", "-xf", packed, "-C", tree)
+                _say("env", "-C", tree, "scripts/venv.sh", sys.executable, ".venv")
+        except subprocess.CalledProcessError as error:
+            raise BenchError(f"{revision} cannot be built: {error.stderr.strip()}") from error
 
 
 class UpwellTwo(Upwell):
