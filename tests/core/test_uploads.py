@@ -71,6 +71,10 @@ def task_for(world: Core, who: Principal, new: NewUpload) -> UploadTask:
     return made
 
 
+def digest_of(algorithm: str, data: bytes) -> Digest:
+    return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+
 def write_and_finish(writer: ChunkWriter, data: bytes, *, acquire: bool = False) -> None:
     if acquire:
         assert writer.acquire()
@@ -109,13 +113,25 @@ def test_a_file_of_any_size_goes_all_the_way(world: World, size: int) -> None:
 @pytest.mark.parametrize("algorithm", Digest.ALGORITHMS)
 def test_every_declared_algorithm_is_verified(small: World, algorithm: str) -> None:
     data = content(3 * CHUNK)
-    declared = Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
+    declared = digest_of(algorithm, data)
     file = small.upload(small.me, data, digest=declared)
     assert file.digest == declared
     assert file.blob.digests["sha256"] == sha256(data).hex
-    again = small.uploads.create(small.me, new_upload(data, digest=sha256(data)))
-    assert isinstance(again, CloudFile), "known by the server's own SHA-256 as well"
-    assert again.id == file.id
+
+
+@pytest.mark.parametrize("algorithm", Digest.ALGORITHMS)
+def test_a_file_that_is_there_has_the_hash_that_was_asked_for(small: World, algorithm: str) -> None:
+    """The server's own SHA-256 finds the bytes too, of a file that has another digest."""
+    data = content(20)
+    file = small.upload(small.me, data, digest=digest_of(algorithm, data))
+    ask = new_upload(data, digest=sha256(data))
+    first, second = small.uploads.create(small.me, ask), small.uploads.create(small.me, ask)
+    assert isinstance(first, CloudFile)
+    assert isinstance(second, CloudFile)
+    assert first.digest == sha256(data)
+    assert first.blob.id == file.blob.id
+    assert second.id == first.id
+    assert (first.id == file.id) is (algorithm == "sha256")
 
 
 def test_without_a_hash_the_server_tells_its_own(small: World) -> None:
@@ -190,7 +206,7 @@ def test_another_destination_is_another_task(small: World) -> None:
         new_upload(data),
         new_upload(data, file_name="b.bin"),
         new_upload(data, pool_id=OTHER_POOL, content_type="image/x"),
-        new_upload(data, digest=Digest("md5", hashlib.md5(data).hexdigest())),
+        new_upload(data, digest=digest_of("md5", data)),
         new_upload(data, file_size=21),
     ]
     assert len({task_for(small, small.me, ask).id for ask in asks}) == len(asks)

@@ -145,8 +145,8 @@ class Creating:
     def existing(
         self, principal: Principal, new: NewUpload, there: Destination
     ) -> CloudFile | None:
-        """A file of the account's with this content, for this destination; never when it is
-        to be encrypted."""
+        """A file of the account's with this content and this hash, for this destination; never
+        when it is to be encrypted."""
         if new.digest is None or new.password is not None:
             return None
         now = self._clock()
@@ -287,7 +287,8 @@ def _reserve_sealed(store: BlobStore, layout: Layout, sealing: Sealing) -> str:
 
 
 def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bool:
-    return (file.name, file.pool_id, file.bundle_id, file.expired_at) == (
+    return (file.digest, file.name, file.pool_id, file.bundle_id, file.expired_at) == (
+        new.digest,
         new.file_name,
         there.pool_id,
         new.bundle_id,
