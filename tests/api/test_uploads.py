@@ -210,7 +210,17 @@ def test_what_cannot_be_a_header_is_no_content_type(api: Api, bad: str) -> None:
     refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
 
 
-@pytest.mark.parametrize("declared", [None, "", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        None,
+        "",
+        " ",
+        "application/octet-stream",
+        "Application/Octet-Stream",
+        "application/octet-stream; charset=binary",
+    ],
+)
 def test_a_missing_type_is_sniffed(live: Api, declared: str | None) -> None:
     png = base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"

@@ -36,6 +36,7 @@ from upwell.model import (
     Sealed,
     TaskStatus,
     UploadTask,
+    is_generic,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Senses:
 
     def type_of(self, declared: str, head: bytes) -> str:
         """What was declared, however odd; what the bytes tell when that says nothing."""
-        return declared if declared != GENERIC_TYPE else self.sniff(head) or GENERIC_TYPE
+        return (self.sniff(head) or GENERIC_TYPE) if is_generic(declared) else declared
 
     def jobs_for(self, file: CloudFile, rules: Policy) -> list[NewJob]:
         """What is to be made of a file after it is stored."""
@@ -164,7 +165,7 @@ class Creating:
 
     def _type_of(self, declared: str, blob: Blob) -> str:
         """The type of a content that is there already."""
-        if declared != GENERIC_TYPE:
+        if not is_generic(declared):
             return declared
         with (
             suppress(OSError, NotReady),
