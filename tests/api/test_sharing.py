@@ -528,6 +528,9 @@ def test_an_archive_that_changed_is_begun_anew(live: Api, anonymous: Api) -> Non
         answer = anonymous.get(path, headers=asked)
         assert answer.status_code == 200
         assert set(entries(answer.content)) == {"a", "b"}
+    for whole in (path, f"/b/{made['slug']}/zip"):
+        asked = {"Range": "bytes=10-", "If-Match": first.headers["etag"]}
+        refused(anonymous.get(whole, headers=asked), 412, "PRECONDITION_FAILED")
 
 
 def test_an_archive_with_hostile_names(live: Api, anonymous: Api) -> None:
