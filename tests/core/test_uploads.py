@@ -53,7 +53,9 @@ from upwell.model import (
     GENERIC_TYPE,
     CloudFile,
     Digest,
+    JobKind,
     NewUpload,
+    Policy,
     Principal,
     Scope,
     TaskStatus,
@@ -926,3 +928,29 @@ def test_the_bytes_tell_the_type_of_a_content_that_is_there_already(small: World
     assert there.mime_type == "image/png"
     again = new_upload(content(20), file_name="c", **asked)
     assert small.uploads.store_direct(small.me, again, content(20)).mime_type == "image/png"
+
+
+def test_what_was_not_made_of_a_content_is_made_for_a_file_that_shares_it(small: World) -> None:
+    """Its first file had a type of which nothing is made, or is deleted before it is looked at."""
+    senses = Senses(examines=lambda kind: kind.startswith("image/"))
+    small.uploads = Uploads(small.catalog, small.homes, small.clock, KEY, senses=senses)
+    quiet = "00000000-0000-4000-8000-000000000003"
+    policy = Policy(public_usable=True, no_metadata=True, no_optimization=True)
+    small.add_pool(quiet, "quiet", policy)
+
+    def looked_at(**fields: Any) -> bool:
+        file = small.uploads.create(small.me, new_upload(content(20), **fields))
+        assert isinstance(file, CloudFile)
+        return small.catalog.jobs(JobKind.PREVIEW, file.id, 0, 1).total > 0
+
+    first = small.upload(small.me, content(20), content_type="text/plain")
+    assert not looked_at(file_name="b", content_type="text/html")
+    assert looked_at(file_name="c", content_type="image/png")
+    assert not looked_at(file_name="d", content_type="image/png", pool_id=quiet)
+    small.catalog.describe_blob(first.blob.id, {}, None, None)
+    assert not looked_at(file_name="e", content_type="image/png"), "it is known what it is"
+    small.upload(small.me, content(21), content_type="image/png", pool_id=quiet)
+    there = new_upload(content(21), file_name="f", content_type="image/png")
+    shared = small.uploads.create(small.me, there)
+    assert isinstance(shared, CloudFile)
+    assert not small.catalog.jobs(JobKind.PREVIEW, shared.id, 0, 1).total, "the bytes are there"

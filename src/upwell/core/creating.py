@@ -159,9 +159,19 @@ class Creating:
         for file in files:
             told = replace(new, content_type=self._type_of(new.content_type, file.blob))
             shared = self.file_of(account, told, there, file.blob, new.digest)
-            if self._catalog.share_blob(shared):
+            if self._catalog.share_blob(shared, self._jobs_for(shared, there)):
                 return shared
         return None
+
+    def _jobs_for(self, shared: CloudFile, there: Destination) -> list[NewJob]:
+        """What is to be made of bytes that are there already, and was not made before: as far as
+        the pool allows in which they lie, since all files on them show it."""
+        home = self._homes.get(shared.blob.pool_id)
+        if home is None or shared.blob.facts is not None:
+            return []
+        if not self._senses.jobs_for(shared, home.pool.policy):
+            return []
+        return self._senses.jobs_for(shared, there.home.pool.policy)
 
     def _type_of(self, declared: str, blob: Blob) -> str:
         """The type of a content that is there already."""
