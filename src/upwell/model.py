@@ -368,6 +368,15 @@ class CloudFile:
     def encrypted(self) -> bool:
         return self.blob.sealed is not None
 
+    @property
+    def has_thumbnail(self) -> bool:
+        """Whether one is handed out: nothing is from the recycle bin."""
+        return self.blob.thumbnail_key is not None and self.recycled_at is None
+
+    @property
+    def has_preview(self) -> bool:
+        return self.blob.preview_key is not None and self.recycled_at is None
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
