@@ -140,7 +140,7 @@ def _url_host(address: str) -> str:
 
 
 def login(data: Data = None, config: Config = None) -> None:
-    """Print a path that logs a browser in, once, within a day: put it behind the server's URL."""
+    """Print a link that logs a browser in, once, within a day, to the address in the settings."""
     settings = _settings(data=data, config=config)
     from upwell import app  # noqa: PLC0415
 
