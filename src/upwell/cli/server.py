@@ -122,6 +122,7 @@ def _bind(settings: Settings) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))
+        bound.listen()  # who connects before the server is up waits, and is not refused
     except OSError as error:
         bound.close()
         _fail(
