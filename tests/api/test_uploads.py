@@ -268,7 +268,9 @@ def test_an_expiry_is_an_instant_in_the_future(api: Api, bad: Any) -> None:
 @pytest.mark.parametrize("number", [4102444800, 4102444800.5, "4102444800", 1e300])
 def test_an_expiry_is_no_number(api: Api, number: Any) -> None:
     asked = described(b"x") | {"expired_at": number}
-    refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
+    error = refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
+    assert "expired_at: must be an ISO 8601 instant" in error["message"]
+    assert error["errors"]["expired_at"][0].startswith("must be")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ def _validation(request: Request, error: RequestValidationError) -> e.UpwellErro
             return e.MalformedRequest("The body is not valid JSON.")
         loc = each["loc"]
         where = [_text(part) for part in (loc[1:] if loc and loc[0] in _PLACES else loc)]
-        problems.setdefault(".".join(where) or "body", []).append(each["msg"])
+        why = each["msg"].removeprefix("Value error, ")  # which is for who wrote the check
+        problems.setdefault(".".join(where) or "body", []).append(why)
     if set(problems) == {"body"} and not _is_json(request):
         return e.WrongMediaType("Send a JSON body as application/json.")
     fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())
