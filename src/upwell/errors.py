@@ -18,7 +18,7 @@
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
     ├── TooMany               TooManyGuesses
     ├── TooLarge              FileTooLarge · BodyTooLarge
-    ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable
+    ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
     ├── Unavailable           StorageFull · NotReady
     └── InternalError         a bug of ours, never a caller's doing
 
@@ -270,6 +270,10 @@ class MethodNotAllowed(UpwellError):
 
 class RangeNotSatisfiable(UpwellError):
     code = "RANGE_NOT_SATISFIABLE"
+
+
+class PreconditionFailed(UpwellError):
+    code = "PRECONDITION_FAILED"
 
 
 class Unavailable(UpwellError):

@@ -22,6 +22,12 @@ GENERIC_TYPE = "application/octet-stream"
 _HEX = re.compile(r"[0-9a-f]+\Z")
 
 
+def is_generic(content_type: str) -> bool:
+    """Whether a declared type says nothing of the content, however it is written."""
+    plain = content_type.split(";", maxsplit=1)[0].strip().lower()
+    return plain in ("", GENERIC_TYPE)
+
+
 def folded(text: str) -> str:
     """A name as people compare it: without case, and without the several ways in which Unicode
     writes one character. Made here, so that every database agrees; without NUL, where SQLite's
@@ -361,6 +367,15 @@ class CloudFile:
     @property
     def encrypted(self) -> bool:
         return self.blob.sealed is not None
+
+    @property
+    def has_thumbnail(self) -> bool:
+        """Whether one is handed out: nothing is from the recycle bin."""
+        return self.blob.thumbnail_key is not None and self.recycled_at is None
+
+    @property
+    def has_preview(self) -> bool:
+        return self.blob.preview_key is not None and self.recycled_at is None
 
 
 @dataclass(frozen=True, slots=True)

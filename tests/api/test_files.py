@@ -129,6 +129,17 @@ def test_a_range_depends_on_if_range(api: Api, path: str) -> None:
         assert answer.status_code == 200
 
 
+def test_a_part_is_only_of_what_the_caller_has(api: Api, path: str) -> None:
+    etag = api.get(path).headers["etag"]
+    for same in (etag, f'"x", {etag}', "*"):
+        answer = api.get(path, headers={"Range": "bytes=1-2", "If-Match": same})
+        assert (answer.status_code, answer.content) == (206, CONTENT[1:3])
+    for other in ('"x"', f"W/{etag}", "garbage", ""):
+        for more in ({}, {"Range": "bytes=99-"}, {"If-None-Match": etag}):
+            answer = api.get(path, headers={"If-Match": other} | more)
+            refused(answer, 412, "PRECONDITION_FAILED")
+
+
 def test_head_is_get_without_the_bytes(api: Api, path: str) -> None:
     for headers in ({}, {"Range": "bytes=2-4"}, {"If-None-Match": "*"}):
         got, head = api.get(path, headers=headers), api.head(path, headers=headers)

@@ -95,6 +95,32 @@ def test_the_scheme_is_a_trusted_proxys_word(peer: str, proto: str, scheme: str)
     assert told(peer, [("X-Forwarded-Proto", proto)], PROXIES)[1] == scheme
 
 
+@pytest.mark.parametrize(
+    ("forwarded_for", "proto", "scheme"),
+    [
+        ([f"{CLIENT}, 10.0.0.8"], ["https, http"], "https"),  # TLS ends at the outer proxy
+        ([f"{CLIENT}, 10.0.0.8"], ["https", "http"], "https"),
+        ([f"{CLIENT}, 10.0.0.8:443, [fd00::1]:1"], ["https,http , HTTP"], "https"),
+        ([f"{CLIENT}, 10.0.0.8"], ["http, https"], "http"),
+        ([f"{CLIENT}, 10.0.0.8"], ["https"], "https"),  # the inner one hands on what it was told
+        ([CLIENT], ["https, http"], "http"),  # what the client made up stands left
+        ([f"1.1.1.1, {CLIENT}, 10.0.0.8"], ["https, http, http"], "http"),
+        ([], ["https, http"], "http"),
+        ([], [], "http"),
+        (["10.0.0.7, 10.0.0.8"], ["https, http"], "https"),  # the client is a proxy itself
+        ([f"{CLIENT}, 10.0.0.8"], ["javascript, http"], "http"),
+        ([""], [""], "http"),
+    ],
+)
+def test_behind_two_proxies_it_is_the_word_of_the_one_that_saw_the_client(
+    forwarded_for: list[str], proto: list[str], scheme: str
+) -> None:
+    fields = [("X-Forwarded-For", value) for value in forwarded_for]
+    fields += [("X-Forwarded-Proto", value) for value in proto]
+    assert told("10.0.0.9", fields, PROXIES)[1] == scheme
+    assert told("10.0.1.9", fields, PROXIES)[1] == "http"
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "10.0.0.9", ""])
 def test_nobody_is_trusted_by_default(peer: str) -> None:
     spoofed = [("X-Forwarded-For", CLIENT), ("X-Forwarded-Proto", "https")]

@@ -43,7 +43,7 @@ def test_encoded_tricks_lead_nowhere(api: Api, anonymous: Api) -> None:
         ("/api/files/upload/chunk/x/0", "POST, PUT"),
         ("/api/files/x", "DELETE, GET, HEAD"),
         ("/drive/files/x/name", "PATCH"),
-        ("/health/live", "GET"),
+        ("/health/live", "GET, HEAD"),
         ("/docs/assets/swagger-ui.css", "GET, HEAD"),
     ],
 )

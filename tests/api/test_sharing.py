@@ -528,6 +528,9 @@ def test_an_archive_that_changed_is_begun_anew(live: Api, anonymous: Api) -> Non
         answer = anonymous.get(path, headers=asked)
         assert answer.status_code == 200
         assert set(entries(answer.content)) == {"a", "b"}
+    for whole in (path, f"/b/{made['slug']}/zip"):
+        asked = {"Range": "bytes=10-", "If-Match": first.headers["etag"]}
+        refused(anonymous.get(whole, headers=asked), 412, "PRECONDITION_FAILED")
 
 
 def test_an_archive_with_hostile_names(live: Api, anonymous: Api) -> None:
@@ -784,6 +787,26 @@ def test_the_recycle_bin(api: Api, prefix: str) -> None:
     for _ in range(2):  # into the bin, and out of it for good
         assert api.delete(path).status_code == 204
     refused(api.post(f"{path}/restore"), 404, "FILE_NOT_FOUND")
+
+
+def test_what_is_in_the_bin_shows_no_images(live: Api) -> None:
+    """They are not handed out from there, so nothing says that they are."""
+    file, core = live.direct(pool_id=BIN_POOL), live.world.core
+    image = core.homes[BIN_POOL].store.put(b"an image")
+    core.catalog.describe_blob(file["storage_id"], {"kind": "image"}, image, image)
+
+    def has_images(found: dict[str, Any]) -> set[bool]:
+        each = (found, found["object"])
+        return {one[name] for one in each for name in ("has_thumbnail", "has_compression")}
+
+    path = f"/api/files/{file['id']}"
+    assert has_images(live.get(f"{path}/info").json()) == {True}
+    assert live.delete(path).status_code == 204
+    refused(live.get(path, params={"thumbnail": "true"}), 404, "FILE_NOT_FOUND")
+    binned = live.get("/api/files/recycle").json()
+    assert has_images(next(each for each in binned if each["id"] == file["id"])) == {False}
+    assert has_images(live.post(f"{path}/restore").json()) == {True}
+    assert live.get(path, params={"thumbnail": "true"}).content == b"an image"
 
 
 def test_a_deleted_bundles_files_go_into_the_bin(live: Api) -> None:

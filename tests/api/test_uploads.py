@@ -210,7 +210,17 @@ def test_what_cannot_be_a_header_is_no_content_type(api: Api, bad: str) -> None:
     refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
 
 
-@pytest.mark.parametrize("declared", [None, "", "application/octet-stream"])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        None,
+        "",
+        " ",
+        "application/octet-stream",
+        "Application/Octet-Stream",
+        "application/octet-stream; charset=binary",
+    ],
+)
 def test_a_missing_type_is_sniffed(live: Api, declared: str | None) -> None:
     png = base64.b64decode(
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJg"
@@ -258,7 +268,9 @@ def test_an_expiry_is_an_instant_in_the_future(api: Api, bad: Any) -> None:
 @pytest.mark.parametrize("number", [4102444800, 4102444800.5, "4102444800", 1e300])
 def test_an_expiry_is_no_number(api: Api, number: Any) -> None:
     asked = described(b"x") | {"expired_at": number}
-    refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
+    error = refused(api.post(CREATE, json=asked), 400, "VALIDATION_FAILED")
+    assert "expired_at: must be an ISO 8601 instant" in error["message"]
+    assert error["errors"]["expired_at"][0].startswith("must be")
 
 
 @pytest.mark.parametrize(

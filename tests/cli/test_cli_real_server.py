@@ -102,6 +102,13 @@ def random_file(path: Path, size: int) -> Path:
     return path
 
 
+def test_the_address_that_is_printed_answers(real: Server) -> None:
+    """A script reads the line and connects; the first answer comes once the server is up."""
+    with socket.create_connection(("127.0.0.1", real.port), timeout=60) as client:
+        client.sendall(b"GET /health/live HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+
+
 def test_there_and_back(upwell: Upwell, tmp_path: Path) -> None:
     sizes = [0, 1, 5 * MIB - 1, 5 * MIB, 5 * MIB + 1, 23 * MIB + 7]
     paths = [random_file(tmp_path / f"ö{size}.bin", size) for size in sizes]

@@ -53,7 +53,9 @@ from upwell.model import (
     GENERIC_TYPE,
     CloudFile,
     Digest,
+    JobKind,
     NewUpload,
+    Policy,
     Principal,
     Scope,
     TaskStatus,
@@ -69,6 +71,10 @@ def task_for(world: Core, who: Principal, new: NewUpload) -> UploadTask:
     made = world.uploads.create(who, new)
     assert isinstance(made, UploadTask)
     return made
+
+
+def digest_of(algorithm: str, data: bytes) -> Digest:
+    return Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
 
 
 def write_and_finish(writer: ChunkWriter, data: bytes, *, acquire: bool = False) -> None:
@@ -109,13 +115,25 @@ def test_a_file_of_any_size_goes_all_the_way(world: World, size: int) -> None:
 @pytest.mark.parametrize("algorithm", Digest.ALGORITHMS)
 def test_every_declared_algorithm_is_verified(small: World, algorithm: str) -> None:
     data = content(3 * CHUNK)
-    declared = Digest(algorithm, hashlib.new(algorithm, data).hexdigest())
+    declared = digest_of(algorithm, data)
     file = small.upload(small.me, data, digest=declared)
     assert file.digest == declared
     assert file.blob.digests["sha256"] == sha256(data).hex
-    again = small.uploads.create(small.me, new_upload(data, digest=sha256(data)))
-    assert isinstance(again, CloudFile), "known by the server's own SHA-256 as well"
-    assert again.id == file.id
+
+
+@pytest.mark.parametrize("algorithm", Digest.ALGORITHMS)
+def test_a_file_that_is_there_has_the_hash_that_was_asked_for(small: World, algorithm: str) -> None:
+    """The server's own SHA-256 finds the bytes too, of a file that has another digest."""
+    data = content(20)
+    file = small.upload(small.me, data, digest=digest_of(algorithm, data))
+    ask = new_upload(data, digest=sha256(data))
+    first, second = small.uploads.create(small.me, ask), small.uploads.create(small.me, ask)
+    assert isinstance(first, CloudFile)
+    assert isinstance(second, CloudFile)
+    assert first.digest == sha256(data)
+    assert first.blob.id == file.blob.id
+    assert second.id == first.id
+    assert (first.id == file.id) is (algorithm == "sha256")
 
 
 def test_without_a_hash_the_server_tells_its_own(small: World) -> None:
@@ -190,7 +208,7 @@ def test_another_destination_is_another_task(small: World) -> None:
         new_upload(data),
         new_upload(data, file_name="b.bin"),
         new_upload(data, pool_id=OTHER_POOL, content_type="image/x"),
-        new_upload(data, digest=Digest("md5", hashlib.md5(data).hexdigest())),
+        new_upload(data, digest=digest_of("md5", data)),
         new_upload(data, file_size=21),
     ]
     assert len({task_for(small, small.me, ask).id for ask in asks}) == len(asks)
@@ -910,3 +928,29 @@ def test_the_bytes_tell_the_type_of_a_content_that_is_there_already(small: World
     assert there.mime_type == "image/png"
     again = new_upload(content(20), file_name="c", **asked)
     assert small.uploads.store_direct(small.me, again, content(20)).mime_type == "image/png"
+
+
+def test_what_was_not_made_of_a_content_is_made_for_a_file_that_shares_it(small: World) -> None:
+    """Its first file had a type of which nothing is made, or is deleted before it is looked at."""
+    senses = Senses(examines=lambda kind: kind.startswith("image/"))
+    small.uploads = Uploads(small.catalog, small.homes, small.clock, KEY, senses=senses)
+    quiet = "00000000-0000-4000-8000-000000000003"
+    policy = Policy(public_usable=True, no_metadata=True, no_optimization=True)
+    small.add_pool(quiet, "quiet", policy)
+
+    def looked_at(**fields: Any) -> bool:
+        file = small.uploads.create(small.me, new_upload(content(20), **fields))
+        assert isinstance(file, CloudFile)
+        return small.catalog.jobs(JobKind.PREVIEW, file.id, 0, 1).total > 0
+
+    first = small.upload(small.me, content(20), content_type="text/plain")
+    assert not looked_at(file_name="b", content_type="text/html")
+    assert looked_at(file_name="c", content_type="image/png")
+    assert not looked_at(file_name="d", content_type="image/png", pool_id=quiet)
+    small.catalog.describe_blob(first.blob.id, {}, None, None)
+    assert not looked_at(file_name="e", content_type="image/png"), "it is known what it is"
+    small.upload(small.me, content(21), content_type="image/png", pool_id=quiet)
+    there = new_upload(content(21), file_name="f", content_type="image/png")
+    shared = small.uploads.create(small.me, there)
+    assert isinstance(shared, CloudFile)
+    assert not small.catalog.jobs(JobKind.PREVIEW, shared.id, 0, 1).total, "the bytes are there"

@@ -374,6 +374,10 @@ def test_garbage_gets_our_error_and_the_connection_ends(server: Server, garbage:
         assert answer.status == 400, answer
         assert answer.code == "MALFORMED_REQUEST"
         assert wire.closed_within(20)
+    trace = answer.headers["x-trace-id"]
+    assert answer.json()["trace_id"] == trace
+    (line,) = [each for each in server.events("request refused") if each["trace_id"] == trace]
+    assert (line["status"], line["code"], line["client"]) == (400, answer.code, "127.0.0.1")
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,14 @@ def _add_blob(conn: Connection, blob: Blob, account_id: str) -> None:
     pools.count(conn, account_id, blob.pool_id, stored=blob.size)
 
 
-def share_blob(conn: Connection, file: CloudFile) -> bool:
+def share_blob(conn: Connection, file: CloudFile, new_jobs: Sequence[NewJob]) -> bool:
     """The blob's row is locked first: a delete of its last file comes wholly before or after."""
     mine = sa.and_(blobs.c.id == file.blob.id, blobs.c.account_id == file.account_id)
     if conn.execute(sa.select(blobs.c.id).where(mine).with_for_update()).first() is None:
         return False
     pools.require(conn, file.pool_id)
     _add(conn, file)
+    jobs.add(conn, new_jobs, file.created_at)
     return True
 
 

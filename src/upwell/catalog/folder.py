@@ -152,8 +152,8 @@ class FolderCatalog(SqlCatalog):
         self._journal.add(*(Noted(file=file) for file in kept))
         return refused
 
-    def share_blob(self, file: CloudFile) -> bool:
-        shared = super().share_blob(file)
+    def share_blob(self, file: CloudFile, jobs: Sequence[NewJob] = ()) -> bool:
+        shared = super().share_blob(file, jobs)
         if shared:
             self._journal.add(Noted(file=file))
         return shared

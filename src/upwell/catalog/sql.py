@@ -196,8 +196,8 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
     def add_files(self, new: Sequence[NewFile]) -> list[UpwellError | None]:
         return self._db.write_each([partial(_add_file, each) for each in new])
 
-    def share_blob(self, file: CloudFile) -> bool:
-        return self._db.write(lambda conn: files.share_blob(conn, _fit(conn, file)))
+    def share_blob(self, file: CloudFile, jobs: Sequence[NewJob] = ()) -> bool:
+        return self._db.write(lambda conn: files.share_blob(conn, _fit(conn, file), jobs))
 
     def duplicates(
         self, account_id: str, digest: Digest, size: int, now: datetime

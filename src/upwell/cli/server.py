@@ -122,6 +122,7 @@ def _bind(settings: Settings) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))
+        bound.listen()  # who connects before the server is up waits, and is not refused
     except OSError as error:
         bound.close()
         _fail(
@@ -140,7 +141,7 @@ def _url_host(address: str) -> str:
 
 
 def login(data: Data = None, config: Config = None) -> None:
-    """Print a path that logs a browser in, once, within a day: put it behind the server's URL."""
+    """Print a link that logs a browser in, once, within a day, to the address in the settings."""
     settings = _settings(data=data, config=config)
     from upwell import app  # noqa: PLC0415
 

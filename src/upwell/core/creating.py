@@ -36,6 +36,7 @@ from upwell.model import (
     Sealed,
     TaskStatus,
     UploadTask,
+    is_generic,
 )
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Senses:
 
     def type_of(self, declared: str, head: bytes) -> str:
         """What was declared, however odd; what the bytes tell when that says nothing."""
-        return declared if declared != GENERIC_TYPE else self.sniff(head) or GENERIC_TYPE
+        return (self.sniff(head) or GENERIC_TYPE) if is_generic(declared) else declared
 
     def jobs_for(self, file: CloudFile, rules: Policy) -> list[NewJob]:
         """What is to be made of a file after it is stored."""
@@ -145,8 +146,8 @@ class Creating:
     def existing(
         self, principal: Principal, new: NewUpload, there: Destination
     ) -> CloudFile | None:
-        """A file of the account's with this content, for this destination; never when it is
-        to be encrypted."""
+        """A file of the account's with this content and this hash, for this destination; never
+        when it is to be encrypted."""
         if new.digest is None or new.password is not None:
             return None
         now = self._clock()
@@ -158,13 +159,23 @@ class Creating:
         for file in files:
             told = replace(new, content_type=self._type_of(new.content_type, file.blob))
             shared = self.file_of(account, told, there, file.blob, new.digest)
-            if self._catalog.share_blob(shared):
+            if self._catalog.share_blob(shared, self._jobs_for(shared, there)):
                 return shared
         return None
 
+    def _jobs_for(self, shared: CloudFile, there: Destination) -> list[NewJob]:
+        """What is to be made of bytes that are there already, and was not made before: as far as
+        the pool allows in which they lie, since all files on them show it."""
+        home = self._homes.get(shared.blob.pool_id)
+        if home is None or shared.blob.facts is not None:
+            return []
+        if not self._senses.jobs_for(shared, home.pool.policy):
+            return []
+        return self._senses.jobs_for(shared, there.home.pool.policy)
+
     def _type_of(self, declared: str, blob: Blob) -> str:
         """The type of a content that is there already."""
-        if declared != GENERIC_TYPE:
+        if not is_generic(declared):
             return declared
         with (
             suppress(OSError, NotReady),
@@ -287,7 +298,8 @@ def _reserve_sealed(store: BlobStore, layout: Layout, sealing: Sealing) -> str:
 
 
 def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bool:
-    return (file.name, file.pool_id, file.bundle_id, file.expired_at) == (
+    return (file.digest, file.name, file.pool_id, file.bundle_id, file.expired_at) == (
+        new.digest,
         new.file_name,
         there.pool_id,
         new.bundle_id,

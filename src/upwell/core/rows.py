@@ -211,7 +211,7 @@ class FileRows(Protocol):
         with. All that was recorded is durable; not all of it came in one transaction."""
         ...
 
-    def share_blob(self, file: CloudFile) -> bool:
+    def share_blob(self, file: CloudFile, jobs: Sequence[NewJob] = ()) -> bool:
         """Record a file on the blob it names; False when that blob is gone. Raises
         PoolNotFound."""
         ...

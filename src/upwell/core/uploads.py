@@ -47,6 +47,7 @@ from upwell.model import (
     Sealed,
     TaskStatus,
     UploadTask,
+    is_generic,
 )
 
 if TYPE_CHECKING:
@@ -374,7 +375,7 @@ class Uploads:
 
     def _kind_of(self, task: UploadTask) -> str:
         """The type of a published upload's content."""
-        if task.content_type != GENERIC_TYPE:
+        if not is_generic(task.content_type):
             return task.content_type
         reader, sealed = self._store_of(task.pool_id).open(task.layout.key), self._sealed(task)
         with closing(SealedReader(reader, sealed.sealing) if sealed else reader) as content:

@@ -109,13 +109,9 @@ def make_api(
 
 
 def _add_health(app: FastAPI, verbs: Verbs) -> None:
-    @app.get("/health/live", tags=["health"], summary="The process answers")
     async def live() -> Health:
         return Health()
 
-    not_ready = {503: {"model": ErrorBody, "description": "NOT_READY"}}
-
-    @app.get("/health/ready", tags=["health"], summary="It can store", responses=not_ready)  # type: ignore[arg-type]
     async def ready() -> Health:
         try:
             await in_thread(verbs.check)
@@ -123,6 +119,24 @@ def _add_health(app: FastAPI, verbs: Verbs) -> None:
             message = "The catalog or a pool's store cannot be used; see the server's log."
             raise e.NotReady(message) from None
         return Health()
+
+    not_ready: dict[int | str, dict[str, Any]] = {
+        503: {"model": ErrorBody, "description": "NOT_READY"}
+    }
+    for check, summary, described in (
+        (live, "The process answers", {}),
+        (ready, "It can store", not_ready),
+    ):
+        for method in ("GET", "HEAD"):
+            app.add_api_route(
+                f"/health/{check.__name__}",
+                check,
+                methods=[method],
+                name=check.__name__ if method == "GET" else f"head_{check.__name__}",
+                tags=["health"],
+                summary=summary,
+                responses=described,
+            )
 
 
 def _shape_errors(app: FastAPI) -> None:
@@ -159,7 +173,8 @@ def _validation(request: Request, error: RequestValidationError) -> e.UpwellErro
             return e.MalformedRequest("The body is not valid JSON.")
         loc = each["loc"]
         where = [_text(part) for part in (loc[1:] if loc and loc[0] in _PLACES else loc)]
-        problems.setdefault(".".join(where) or "body", []).append(each["msg"])
+        why = each["msg"].removeprefix("Value error, ")  # which is for who wrote the check
+        problems.setdefault(".".join(where) or "body", []).append(why)
     if set(problems) == {"body"} and not _is_json(request):
         return e.WrongMediaType("Send a JSON body as application/json.")
     fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())

@@ -153,7 +153,7 @@ async def _or_page(request: Request, answer: Awaitable[Response]) -> Response:
     """The answer, or a page that says why not."""
     try:
         return await answer
-    except e.RangeNotSatisfiable:
+    except (e.RangeNotSatisfiable, e.PreconditionFailed):
         raise
     except e.UpwellError as error:
         return refusal_page(error, request)

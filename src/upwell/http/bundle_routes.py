@@ -248,7 +248,8 @@ def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None
 
 
 def _zip_responses() -> dict[int | str, dict[str, Any]]:
-    described = responses(e.ValidationFailed, e.RangeNotSatisfiable, *_OPENING)
+    conditions = (e.RangeNotSatisfiable, e.PreconditionFailed)
+    described = responses(e.ValidationFailed, *conditions, *_OPENING)
     whole = described_headers(_ZIP_HEADERS)
     part = described_headers({"Content-Range": "Which bytes, and of how many."}) | whole
     described[200] = {"description": "The archive.", "content": _ZIP, "headers": whole}

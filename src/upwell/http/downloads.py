@@ -18,7 +18,7 @@ import structlog
 from starlette.responses import Response
 
 from upwell.core.files import Form
-from upwell.errors import RangeNotSatisfiable
+from upwell.errors import PreconditionFailed, RangeNotSatisfiable
 from upwell.http.guard import in_thread
 
 if TYPE_CHECKING:
@@ -111,6 +111,14 @@ def last_modified_of(opened: OpenFile) -> str:
     return format_datetime(opened.modified, usegmt=True)
 
 
+def require_match(headers: Headers, etag: str) -> None:
+    """If-Match, by strong comparison (RFC 9110 §13.1.1): browsers fetch the parts of a large
+    download at once with it. Raises PreconditionFailed."""
+    value = headers.get("if-match")
+    if value is not None and not {"*", etag} & {tag.strip() for tag in value.split(",")}:
+        raise PreconditionFailed("This is not what it was any more; download all of it again.")
+
+
 def not_modified(headers: Headers, etag: str) -> bool:
     """If-None-Match, by weak comparison (RFC 9110 §13.1.2)."""
     value = headers.get("if-none-match")
@@ -184,6 +192,7 @@ class FileResponse(Response):
         self.body = b""
 
     def _plan(self, opened: OpenFile, headers: Headers, *, download: bool) -> None:
+        require_match(headers, etag_of(opened))
         answer = content_headers(opened, download=download)
         size = opened.reader.size
         self._span: Span | None = None

@@ -22,6 +22,7 @@ STATUS: dict[type[e.UpwellError], int] = {
     e.Conflict: 409,
     e.TooLarge: 413,
     e.WrongMediaType: 415,
+    e.PreconditionFailed: 412,
     e.RangeNotSatisfiable: 416,
     e.TooMany: 429,
     e.InternalError: 500,

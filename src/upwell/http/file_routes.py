@@ -132,8 +132,8 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
             str | None, Header(alias="X-Bundle-Passcode", description="The same as a header.")
         ] = None,
     ) -> Response:
-        """`Range` (one range), `If-Range` and `If-None-Match` are honoured. Strangers get what
-        its pool gives to anyone, and what is in a bundle that they can open."""
+        """`Range` (one range), `If-Range`, `If-Match` and `If-None-Match` are honoured. Strangers
+        get what its pool gives to anyone, and what is in a bundle that they can open."""
         del passcode, bundle_passcode  # the asker's
         form = form_of(thumbnail=thumbnail, preview=preview, raw=raw)
         asker, secret = asker_of(request), password_of(password, password_base64)
@@ -180,6 +180,7 @@ def content_responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str,
     described = responses(
         e.ValidationFailed,
         e.RangeNotSatisfiable,
+        e.PreconditionFailed,
         e.PasswordRequired,
         e.PasswordWrong,
         e.TooManyGuesses,

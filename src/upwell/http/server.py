@@ -32,6 +32,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httptools
+import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ _LOW_WATER = 256 << 10  # bytes worth waking a thread for
 _BODY_THREADS = max(8, 4 * (os.cpu_count() or 1))
 stopping = threading.Event()  # the server is going down: whoever streams should end
 _UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
+_log = structlog.get_logger("upwell.http")
 _threads = ThreadPoolExecutor(_BODY_THREADS, thread_name_prefix="upwell-body")
 _local = threading.local()
 
@@ -447,12 +449,14 @@ class UpwellProtocol(HttpToolsProtocol):
             self._refusal = (status, code, message)
             self.flow.pause_reading()
             return
+        trace, client = os.urandom(16).hex(), self.client[0] if self.client else ""
+        _log.info("request refused", status=status, code=code, client=client, trace_id=trace)
         error = {"code": code, "message": message, "status": status, "detail": None}
-        error |= {"errors": None, "meta": None, "trace_id": os.urandom(16).hex()}
+        error |= {"errors": None, "meta": None, "trace_id": trace}
         body = json.dumps(error).encode()
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            "connection: close\r\n\r\n"
+            f"x-trace-id: {trace}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
         self.transport.close()

@@ -131,7 +131,7 @@ class SharedFileOut(BaseModel):
     @classmethod
     def of(cls, file: CloudFile, base: str) -> SharedFileOut:
         url = f"{base}/api/files/{file.id}"
-        has_thumbnail = file.blob.thumbnail_key is not None
+        has_thumbnail = file.has_thumbnail
         return cls(
             id=file.id,
             name=file.name,
