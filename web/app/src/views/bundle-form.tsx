@@ -106,7 +106,6 @@ export function BundleForm({ bundle, onClose }: { bundle: Bundle | null; onClose
         <Field
           label="Name"
           required
-          maxLength={1024}
           value={draft.name}
           problem={problems.name}
           onValue={(name) => put({ name })}
