@@ -308,7 +308,7 @@ def test_into_a_bundle_for_a_while(people: People, server: Server, tmp_path: Pat
     made = server.api().post_json("/api/bundles", {"name": "Summer"})
     visit = people.visit()
     visit.page.get_by_label("Put into").select_option("Bundle: Summer")
-    visit.page.get_by_label("Keep for").select_option("7 days")
+    visit.page.get_by_label("Keep", exact=True).select_option("For 7 days")
     visit.choose(photo(tmp_path / "Lake.png"))
     visit.expect_uploaded(1)
     (stored,) = server.api().files()

@@ -106,6 +106,7 @@ export function BundleForm({ bundle, onClose }: { bundle: Bundle | null; onClose
         <Field
           label="Name"
           required
+          autofocus
           value={draft.name}
           problem={problems.name}
           onValue={(name) => put({ name })}
