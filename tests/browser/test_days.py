@@ -61,7 +61,7 @@ def _let_days_pass(data: Path, profile: Path) -> None:
 
 @pytest.mark.own_server
 def test_days_later(chromium: Browser, server: Server, tmp_path: Path) -> None:
-    """Who was logged in still is, and the file has to be chosen again, not sent again."""
+    """Who was logged in still is; the file is chosen again, but neither read nor sent again."""
     file, profile = noise(tmp_path / "film.bin", SIZE), tmp_path / "profile"
     with _browser(chromium, profile, server) as visit:
         visit.page.goto(login_link(server))
@@ -79,13 +79,16 @@ def test_days_later(chromium: Browser, server: Server, tmp_path: Path) -> None:
 
     with _browser(chromium, profile, server) as visit:
         sent: list[str] = []
+        workers: list[str] = []
         visit.page.on("request", lambda request: sent.append(request.url))
+        visit.page.on("worker", lambda worker: workers.append(worker.url))
         visit.open()
         waiting = visit.page.get_by_role("list", name="Unfinished uploads")
         expect(waiting.get_by_text("film.bin")).to_be_visible()
         visit.choose(file)
         visit.expect_uploaded(1)
         numbers = {int(url.rsplit("/", 1)[1]) for url in sent if "/upload/chunk/" in url}
+    assert not [url for url in workers if "hash" in url], "the file was read once more"
     assert numbers == set(range(task["chunks_count"])) - acknowledged
     (stored,) = server.api().files()
     assert server.api().resume(task["task_id"])["file_id"] == stored["id"], "it was another upload"
