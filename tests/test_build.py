@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import httpx2
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import tests.harness
-from tests.harness import Server
+from tests.harness import Server, token_of
 from web import build_page
 
 ROOT = Path(__file__).parents[1]
@@ -22,11 +26,11 @@ UV = Path(sys.executable).with_name("uv")
 OFFLINE = {"npm_config_registry": "http://127.0.0.1:9", "npm_config_fetch_retries": "0"}
 
 
-def _uv(
-    *arguments: str | Path, env: dict[str, str] | None = None
+def _run(
+    *command: str | Path, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [UV, *arguments],
+        command,
         env=os.environ | (env or {}),
         capture_output=True,
         text=True,
@@ -35,11 +39,26 @@ def _uv(
     )
 
 
+def _uv(
+    *arguments: str | Path, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return _run(UV, *arguments, env=env)
+
+
 def _built(kind: str, source: Path, folder: Path) -> Path:
     """An archive of the package, made where npm reaches no registry unless it is the first."""
     done = _uv("build", f"--{kind}", "--out-dir", folder, source)
     assert done.returncode == 0, done.stderr
     return next(path for path in folder.iterdir() if path.suffix in (".gz", ".whl"))
+
+
+def _installed(wanted: str, environment: Path) -> Path:
+    """The programs of a fresh environment with this in it."""
+    assert _uv("venv", "-q", "--python", sys.executable, environment).returncode == 0
+    python = environment / "bin" / "python"
+    done = _uv("pip", "install", "-q", "--python", python, "-c", ROOT / "constraints.txt", wanted)
+    assert done.returncode == 0, done.stderr
+    return environment / "bin"
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +107,8 @@ def test_the_wheel_has_the_page_and_nothing_of_its_sources(wheel: Path) -> None:
 def test_the_wheel_serves_the_page_from_a_fresh_environment(
     wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = tmp_path / "venv"
-    assert _uv("venv", "-q", "--python", sys.executable, environment).returncode == 0
-    python = environment / "bin" / "python"
-    wanted = f"upwell[server,media] @ {wheel.as_uri()}"
-    done = _uv("pip", "install", "-q", "--python", python, "-c", ROOT / "constraints.txt", wanted)
-    assert done.returncode == 0, done.stderr
-    monkeypatch.setattr(tests.harness, "UPWELL", environment / "bin" / "upwell")
+    programs = _installed(f"upwell[server,media] @ {wheel.as_uri()}", tmp_path / "venv")
+    monkeypatch.setattr(tests.harness, "UPWELL", programs / "upwell")
     with Server(tmp_path / "data") as server:
         url = f"http://127.0.0.1:{server.port}"
         answer = httpx2.get(url, trust_env=False)
@@ -102,6 +116,54 @@ def test_the_wheel_serves_the_page_from_a_fresh_environment(
     assert answer.status_code == 200
     assert "/page/assets/" in answer.text
     assert (refusal.status_code, "no such bundle" in refusal.text) == (404, True)
+
+
+_THERE_AND_BACK = """
+import asyncio, io, json, os, sys
+from importlib.metadata import distributions
+from upwell import AsyncClient, Client
+
+url, token = sys.argv[1:]
+content = os.urandom(12_000_000)
+with Client(url, token) as client:
+    file, back = client.upload(content, name="there.bin"), io.BytesIO()
+    assert client.download_to(file.id, back).verified
+    assert back.getvalue() == content
+
+async def again():
+    async with AsyncClient(url, token) as client:
+        return await client.upload(os.urandom(6_000_000), name="again.bin")
+
+assert asyncio.run(again()).size == 6_000_000
+print(json.dumps([each.metadata["Name"] for each in distributions()]))
+"""
+
+
+@pytest.mark.slow
+def test_the_client_alone_pulls_none_of_the_server(wheel: Path, tmp_path: Path) -> None:
+    """The wheel without extras, in an environment with nothing else in it."""
+    programs = _installed(f"upwell @ {wheel.as_uri()}", tmp_path / "venv")
+    with Server(tmp_path / "data") as server:
+        url, token = f"http://127.0.0.1:{server.port}", token_of(server.data)
+        done = _run(programs / "python", "-I", "-c", _THERE_AND_BACK, url, token)
+        assert done.returncode == 0, done.stderr
+        assert {file["name"] for file in server.api().files()} == {"there.bin", "again.bin"}
+    installed = {canonicalize_name(name) for name in json.loads(done.stdout)}
+    assert "upwell" in installed
+    assert installed & _extras() <= {"httpcore2", "pydantic"}  # of httpx2, and of typer
+
+    refused = _run(programs / "upwell", "serve", "--data", tmp_path / "data")
+    assert refused.returncode == 2
+    assert "pip install 'upwell[server]'" in refused.stderr
+
+
+def _extras() -> set[str]:
+    """Distributions that the server asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [each for extra in project["optional-dependencies"].values() for each in extra]
+    names: set[str] = {canonicalize_name(Requirement(each).name) for each in wanted}
+    assert {"fastapi", "sqlalchemy", "av"} <= names
+    return names
 
 
 @pytest.mark.slow

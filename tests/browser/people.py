@@ -46,6 +46,7 @@ SECONDS = 1000  # milliseconds, which is what Playwright counts in
 PATIENCE = 30 * SECONDS
 DESKTOP = (1280, 900)
 LONG = 60 << 20  # bytes; more chunks than are sent at once, so that there is a half-way
+CRAWL = 50_000  # bytes per second: enough for requests without a file, and hardly a chunk ends
 PHONE = (360, 740)
 BROKEN = r"ERR_|Failed to load resource|Choose the file again"  # what a browser says of a bad line
 
@@ -193,7 +194,10 @@ class Visit:
         return self._devtools
 
     def wait_until_half_way(self) -> None:
-        """Until some chunks of the only upload are acknowledged; it should be `LONG`, and slow."""
+        """Until some chunks of the only upload are acknowledged; it should be `LONG`, and slow.
+
+        What was slowed down stays half-way from here on, however long the next step takes.
+        """
 
         def is_half_way() -> bool:
             self.page.wait_for_timeout(100)
@@ -201,6 +205,8 @@ class Visit:
             return bool(tasks) and tasks[0]["chunks_uploaded"] > 0
 
         eventually(is_half_way, 100, "some chunks are there")
+        if self._devtools:
+            self.slow_down(CRAWL)
 
     # what one sees
 

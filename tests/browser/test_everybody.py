@@ -126,8 +126,7 @@ def test_a_bundle_by_keys(people: People, server: Server) -> None:
     expect(visit.page.get_by_role("button", name="New bundle")).to_be_focused()
     visit.page.keyboard.press("Enter")
     name = visit.dialog().get_by_label("Name", exact=True)
-    if not name.evaluate("(element) => element === document.activeElement"):
-        _tab_to(visit, name)
+    expect(name).to_be_focused()
     visit.page.keyboard.type("Summer")
     visit.page.keyboard.press("Enter")
     expect(visit.dialog()).to_have_count(0)

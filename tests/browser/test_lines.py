@@ -33,6 +33,7 @@ SHOWN = "41.9 MB"  # as the page says it
 HALF = 17 * MIB  # of them, after which something happens
 MORE = 6 * MIB  # a chunk, and a part of the next one
 SECONDS = 90  # for what takes a few
+DEAD = 180  # seconds: chunks that the system took to send, all of them, are waited for two minutes
 _PUT = re.compile(r"/chunk/[^/]+/(\d+)$")
 
 
@@ -66,7 +67,7 @@ class Sending:
         there = set(self.visit.server.api().uploaded(task["task_id"]))
         return bool(there) and there == self.known
 
-    def wait(self, condition: object, what: str) -> None:
+    def wait(self, condition: object, what: str, seconds: float = SECONDS) -> None:
         """Until it holds; the page's events are heard meanwhile."""
         assert callable(condition)
 
@@ -74,7 +75,7 @@ class Sending:
             self.visit.page.wait_for_timeout(50)
             return bool(condition())
 
-        eventually(holds, SECONDS, what)
+        eventually(holds, seconds, what)
 
     def expect_whole(self) -> None:
         """The file is there as it is, and what was known to be there was sent once."""
@@ -308,6 +309,7 @@ def test_a_line_that_is_dead_without_a_word(
     sending.wait(
         lambda: len(line.chunks) > sending.before or "Trying again" in row.inner_text(),
         "the page gave up what is stuck",
+        DEAD,
     )
     line.cut()
     line.flow()

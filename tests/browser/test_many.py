@@ -14,7 +14,7 @@ from tests.harness import eventually
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Page, Request
+    from playwright.sync_api import Page
 
     from tests.browser.people import People
     from tests.harness import Server
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 GB = 2 << 30
-FROZEN = 2000  # milliseconds without a frame; a page that did the work itself would need many more
+FROZEN = 5000  # milliseconds without a frame; a page that did the work itself would need many more
 
 # The longest time that the page did not come to draw, or to anything else.
 _WATCH_FRAMES = """() => {
@@ -80,25 +80,17 @@ def _stored_bytes(data: Path) -> int:
     return sum(each.stat().st_blocks * 512 for each in blobs if each.is_file())
 
 
-class _Flights:
-    """How many uploads are on their way at once."""
-
-    def __init__(self, page: Page) -> None:
-        self.most = 0
-        self.all = 0
-        self._now: set[Request] = set()
-        page.on("request", self._begins)
-        page.on("requestfinished", self._ends)
-        page.on("requestfailed", self._ends)
-
-    def _begins(self, request: Request) -> None:
-        if request.method == "POST" and "/api/files/upload/" in request.url:
-            self._now.add(request)
-            self.all += 1
-            self.most = max(self.most, len(self._now))
-
-    def _ends(self, request: Request) -> None:
-        self._now.discard(request)
+# How many uploads there were, and how many at once: told by the browser itself, for the events that
+# come to Playwright are not in order.
+_FLIGHTS = """() => {
+    const flights = performance.getEntriesByType("resource")
+        .filter(({ name }) => name.endsWith("/api/files/upload/direct"));
+    const steps = flights.flatMap((each) => [[each.startTime, 1], [each.responseEnd, -1]]);
+    steps.sort(([at, step], [other, next]) => at - other || step - next);
+    let now = 0;
+    const most = steps.reduce((most, [, step]) => Math.max(most, (now += step)), 0);
+    return { all: flights.length, most };
+}"""
 
 
 def test_500_small_files_in_folders(people: People, server: Server, tmp_path: Path) -> None:
@@ -108,7 +100,7 @@ def test_500_small_files_in_folders(people: People, server: Server, tmp_path: Pa
     }
     visit = people.visit()
     expect(visit.page.get_by_role("button", name="Choose files")).to_be_visible()
-    flights = _Flights(visit.page)
+    visit.page.evaluate("() => performance.setResourceTimingBufferSize(5000)")
     visit.page.evaluate(_WATCH_FRAMES)
     visit.choose_folder(tmp_path / "photos")
     expect(visit.page.get_by_text("Uploading")).to_be_visible()
@@ -116,8 +108,9 @@ def test_500_small_files_in_folders(people: People, server: Server, tmp_path: Pa
     expect(heading).to_be_visible(timeout=200 * SECONDS)
     _expect_at_hand(visit.page)
     assert {file["name"] for file in _all(server)} == wanted
-    assert flights.all >= 500
-    assert flights.most <= 6, "a browser has no more connections to one server"
+    flights = visit.page.evaluate(_FLIGHTS)
+    assert flights["all"] >= 500
+    assert 1 < flights["most"] <= 5, "what else the page asks for needs a connection, too"
     expect(visit.page.locator("#files-title .count")).to_have_text("500")
     expect(visit.page.get_by_role("button", name="Show 497 more files")).to_be_visible()
     visit.expect_narrow()

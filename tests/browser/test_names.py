@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import PHONE, photo, put_into
+from tests.browser.people import PHONE, noise, photo, put_into
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -129,6 +129,25 @@ def test_odd_names_are_given(stored: Visit, server: Server) -> None:
         search.fill("")  # it is called otherwise now
         expect(stored.row(after)).to_be_visible()
         _expect_unharmed(stored)
+
+
+def test_a_name_of_emoji_alone(people: People, server: Server, tmp_path: Path) -> None:
+    """Characters are counted, not the halves that scripts take some of them for."""
+    visit = people.visit()
+    visit.choose(noise(tmp_path / "sea.bin", 1000))
+    visit.expect_uploaded(1)
+    visit.menu("sea.bin", "Rename")
+    field = visit.page.get_by_label("New name of sea.bin", exact=True)
+    most, more = "🌊" * 1024, "🌊" * 1025
+    field.select_text()
+    visit.page.keyboard.insert_text(more)  # as typed: `fill` would ignore what is allowed
+    field.press("Enter")
+    assert field.evaluate("(input) => input.validationMessage") == "At most 1,024 characters."
+    assert [file["name"] for file in server.api().files()] == ["sea.bin"]
+    field.select_text()
+    visit.page.keyboard.insert_text(most)
+    field.press("Enter")
+    eventually(lambda: server.api().files()[0]["name"] == most, 60, "the server knows the name")
 
 
 def test_odd_names_are_saved_safely(stored: Visit, server: Server) -> None:

@@ -181,8 +181,7 @@ def test_who_logs_out_leaves_no_file_behind(people: People, server: Server, tmp_
     visit.page.get_by_role("button", name="Log out").click()
     expect(visit.page.get_by_role("heading", name="Welcome to Upwell")).to_be_visible()
     visit.allow("401")
-    visit.page.wait_for_timeout(500)
-    assert visit.page.evaluate(_KEPT) == []
+    eventually(lambda: visit.page.evaluate(_KEPT) == [], 30, "the browser holds on to no file")
     visit.page.goto(login_link(server))
     waiting = visit.page.get_by_role("list", name="Unfinished uploads")
     expect(waiting.get_by_text("film.bin")).to_be_visible()
@@ -308,7 +307,7 @@ def test_into_a_bundle_for_a_while(people: People, server: Server, tmp_path: Pat
     made = server.api().post_json("/api/bundles", {"name": "Summer"})
     visit = people.visit()
     visit.page.get_by_label("Put into").select_option("Bundle: Summer")
-    visit.page.get_by_label("Keep for").select_option("7 days")
+    visit.page.get_by_label("Keep", exact=True).select_option("For 7 days")
     visit.choose(photo(tmp_path / "Lake.png"))
     visit.expect_uploaded(1)
     (stored,) = server.api().files()

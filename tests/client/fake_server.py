@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from base64 import b64decode
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Stored:
     hash: str
     mime_type: str = "application/octet-stream"
     fields: dict[str, Any] = field(default_factory=dict)
+    password: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -56,6 +58,7 @@ class Stored:
             "size": len(self.content),
             "hash": self.hash,
             "mime_type": self.mime_type,
+            "is_encrypted": self.password is not None,
             "created_at": "2026-11-23T04:05:06Z",
         } | self.fields
 
@@ -173,8 +176,9 @@ class FakeServer:
 
     def create(self, request: dict[str, Any]) -> dict[str, Any]:
         declared = request.get("hash")
+        plain = "encrypt_password" not in request
         for stored in self.files.values():
-            if declared and stored.hash == declared:
+            if declared and plain and (stored.hash, stored.password) == (declared, None):
                 return {"file_exists": True, "file": stored.as_json()}
         for task in self.tasks.values():
             if declared and task.status == "in_progress" and task.request == request:
@@ -227,6 +231,8 @@ class FakeServer:
 
     def complete(self, identifier: str) -> dict[str, Any]:
         task = self.task(identifier)
+        if task.file and task.file.id not in self.files:
+            raise Refused(404, "TASK_NOT_FOUND", "Its file was deleted.")
         if task.file:
             return task.file.as_json()
         if task.missing:
@@ -237,6 +243,7 @@ class FakeServer:
             raise Refused(400, "HASH_MISMATCH", "The content differs from its hash.")
         task.file = self.add(content, task.request["file_name"])
         task.file.mime_type = task.request.get("content_type", "application/octet-stream")
+        task.file.password = task.request.get("encrypt_password")
         task.status = "completed"
         return task.file.as_json()
 
@@ -380,6 +387,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, _: bytes, identifier: str) -> None:
         stored = self._stored(identifier)
+        told = b64decode(self.headers.get("X-Encrypt-Password-Base64", "")).decode()
+        if stored.password not in (None, told):
+            raise Refused(403, "PASSWORD_WRONG", "That is not its password.")
         etag = f'"{stored.hash}"'
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if not wanted or self.headers.get("If-Range", etag) != etag:

@@ -234,6 +234,19 @@ def test_a_token_of_an_upload_that_is_gone_begins_anew(up: Client, server: FakeS
     assert len(tokens) == 1
 
 
+@pytest.mark.parametrize("over", [True, False], ids=["verified", "interrupted"])
+def test_a_token_does_not_say_under_which_password(
+    up: Client, server: FakeServer, *, over: bool
+) -> None:
+    content = os.urandom(10 * CHUNK)
+    token = interrupted(up, server, content, password="first")
+    if over:
+        up.upload(content, chunk_size=CHUNK, token=token, password="first")
+    file = up.upload(content, chunk_size=CHUNK, token=token, password="second")
+    assert server.files[file.id].password == "second"
+    assert server.files[file.id].content == content
+
+
 @given(st.text(max_size=60))
 def test_nonsense_is_no_token(token: str) -> None:
     with FakeServer() as server, Client(server.url, TOKEN) as client:

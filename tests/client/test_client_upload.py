@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1000
 SMALL_CHUNKS = UploadOptions(chunk_size=CHUNK)
+ENCRYPTED = UploadOptions(chunk_size=CHUNK, password="first")
 
 
 class Log(Watcher):
@@ -69,14 +71,26 @@ def stored(server: FakeServer) -> bytes:
     return file.content
 
 
-def interrupt(path: Path, server: FakeServer, states: UploadStates) -> None:
+def interrupt(
+    path: Path, server: FakeServer, states: UploadStates, options: UploadOptions = SMALL_CHUNKS
+) -> None:
     """Send some chunks of ``path``, then fail for good."""
     server.fail(r"/chunk/\w+/5", "answer", status=400, body={"code": "BROKEN"})
     with (
         Calls(server.url, TOKEN, connections=1) as client,
         pytest.raises(ApiError, match="As told"),
     ):
-        upload_file(client, path, SMALL_CHUNKS, states=states)
+        upload_file(client, path, options, states=states)
+
+
+def unheard(server: FakeServer, path: Path, options: UploadOptions, states: UploadStates) -> None:
+    """Upload ``path``, but for the answer that says so."""
+    server.fail(r"complete", "lose")
+    with (
+        Calls(server.url, TOKEN, retry=Retry(0)) as client,
+        pytest.raises(ConnectionFailed),
+    ):
+        upload_file(client, path, options, states=states)
 
 
 @pytest.mark.parametrize(
@@ -274,14 +288,53 @@ def test_a_known_hash_resumes_without_any_state(
 def test_a_lost_answer_to_complete_is_made_good_by_the_next_run(
     server: FakeServer, client: Calls, big: Path, states: UploadStates
 ) -> None:
-    server.fail(r"complete", "lose")
-    with (
-        Calls(server.url, TOKEN, retry=Retry(0)) as once,
-        pytest.raises(ConnectionFailed),
-    ):
-        upload_file(once, big, SMALL_CHUNKS, states=states)
+    unheard(server, big, SMALL_CHUNKS, states)
     upload_file(client, big, SMALL_CHUNKS, states=states)
     assert stored(server) == big.read_bytes()
+
+
+def test_a_file_that_was_deleted_unheard_is_sent_again(
+    server: FakeServer, client: Calls, big: Path, states: UploadStates
+) -> None:
+    unheard(server, big, SMALL_CHUNKS, states)
+    server.files.clear()
+    upload_file(client, big, SMALL_CHUNKS, states=states)
+    assert stored(server) == big.read_bytes()
+
+
+def test_an_encrypted_file_that_was_verified_unheard_is_not_sent_again(
+    server: FakeServer, client: Calls, big: Path, states: UploadStates
+) -> None:
+    """Create does not find encrypted content."""
+    unheard(server, big, ENCRYPTED, states)
+    (there,) = server.files
+    done = upload_file(client, big, ENCRYPTED, states=states)
+    assert done.file.id == there
+    assert set(server.chunk_counts.values()) == {1}
+
+
+def test_another_password_is_another_upload(
+    server: FakeServer, client: Calls, big: Path, states: UploadStates
+) -> None:
+    """Whether the earlier one is over or not; and so is none."""
+    unheard(server, big, ENCRYPTED, states)
+    interrupt(big, server, states, replace(ENCRYPTED, password="second"))
+    for password in ("third", None):
+        done = upload_file(client, big, replace(ENCRYPTED, password=password), states=states)
+        assert server.files[done.file.id].password == password
+        assert server.files[done.file.id].content == big.read_bytes()
+    done = upload_file(client, big, replace(ENCRYPTED, password="second"), states=states)
+    assert server.files[done.file.id].password == "second"
+
+
+def test_an_interrupted_encrypted_upload_sends_only_what_is_missing(
+    client: Calls, server: FakeServer, big: Path, states: UploadStates
+) -> None:
+    interrupt(big, server, states, ENCRYPTED)
+    upload_file(client, big, ENCRYPTED, states=states)
+    assert stored(server) == big.read_bytes()
+    assert len(server.tasks) == 1
+    assert set(server.chunk_counts.values()) == {1}
 
 
 def test_a_task_that_is_gone_is_replaced(

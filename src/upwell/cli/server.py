@@ -39,7 +39,8 @@ def _fail(message: str, code: int = 2) -> NoReturn:
 
 def _settings(**flags: Any) -> Settings:
     try:
-        from upwell import config  # noqa: PLC0415 - the base install has no server
+        # The base install has no server; what `config` alone needs comes with other things.
+        from upwell import app, config  # noqa: F401, PLC0415
     except ModuleNotFoundError as error:
         _fail(f"this needs the server ({error.name} is missing): pip install 'upwell[server]'")
     try:

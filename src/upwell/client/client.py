@@ -146,9 +146,9 @@ class Client:
         ``progress`` is called with a :class:`Progress`, from the threads that send.
 
         ``on_token`` is called with a text as soon as the upload has begun. Keep it, and the upload
-        can go on with ``token`` and the same content: in another process, on another day. It
-        holds no secret. When the server no longer has the upload, or the file changed, it
-        begins anew and calls ``on_token`` again.
+        can go on with ``token``, the same content and the same ``password``: in another process,
+        on another day. It holds no secret. When the server no longer has the upload, or the file
+        or the password is another one, it begins anew and calls ``on_token`` again.
 
         Raises:
             FileChanged: the content changed, or is not of the ``size`` that was said.

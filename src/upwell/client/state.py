@@ -50,12 +50,13 @@ class UploadKey:
     name: str
     pool_id: str | None = None
     bundle_id: str | None = None
+    encrypted: bool = False
 
     @property
     def digest(self) -> str:
         """A name for this key that is safe as a file name."""
-        text = json.dumps([self.server, self.path, self.name, self.pool_id, self.bundle_id])
-        return sha256(text.encode()).hexdigest()
+        facts = [self.server, self.path, self.name, self.pool_id, self.bundle_id, self.encrypted]
+        return sha256(json.dumps(facts).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

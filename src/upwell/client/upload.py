@@ -36,7 +36,8 @@ DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
 # What is small enough is held in memory while it is hashed and sent, unless chunks are huge.
 MAX_HELD = 16 * 1024 * 1024
 COMPLETE_ROUNDS = 4
-OPEN_STATUSES = frozenset({"in_progress", "completed"})
+COMPLETED = "completed"
+OPEN_STATUSES = frozenset({"in_progress", COMPLETED})
 NOT_FOUND = 404
 
 
@@ -78,9 +79,8 @@ def upload_file(
 ) -> Uploaded:
     """Upload the file at ``path`` and verify what the server stored.
 
-    With ``states``, an upload that was interrupted goes on where it stopped; an encrypted one
-    does so without, since only the server can tell whether it is under the same password.
-    Returns once the server holds the whole file.
+    With ``states``, an upload that was interrupted goes on where it stopped, an encrypted one
+    only under the same password. Returns once the server holds the whole file.
 
     Raises:
         LocalFileError: the file cannot be read, is not a regular file, or changed meanwhile.
@@ -90,10 +90,9 @@ def upload_file(
     options = options or UploadOptions()
     watcher = watcher or Watcher()
     with FileSource.open(Path(path)) as source:
-        if states is None or options.password is not None:
+        if states is None:
             return upload_source(client, source, options, watcher=watcher)
-        name, resolved = _name_of(source, options), str(source.path.resolve())
-        key = UploadKey(client.server, resolved, name, options.pool_id, options.bundle_id)
+        key = _key_of(client, source, options)
         busy = "Another run is sending this file; waiting for it."
         with states.claim(key, lambda: watcher.note(busy)) as claim:
             return upload_source(client, source, options, watcher=watcher, claim=claim)
@@ -154,17 +153,46 @@ class _Upload:
         if task is None:
             self._watcher.note("The server no longer has the interrupted upload; starting again.")
             self._claim.forget()
-        return task
+            return None
+        return task if self._is_under_password(task) else None
 
     def _asked(self, task_id: str) -> UploadTask | None:
         try:
             task = self._client.resume(task_id)
+            if task.status == COMPLETED:
+                self._client.complete(task_id)  # is its file still there?
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
             return None
         fits = task.file_size == self._source.size and task.status in OPEN_STATUSES
         return task if fits else None
+
+    def _is_under_password(self, task: UploadTask) -> bool:
+        """Whether an encrypted upload can go on by its task: nothing remembers its password.
+
+        A file is opened with it. For the rest create finds the task by hash and password, but
+        needs the hash beforehand; what is read only once is taken at the caller's word.
+        """
+        if self._options.password is None:
+            return True
+        if task.status != COMPLETED:
+            return self._source.once
+        file = self._client.complete(task.id)
+        return file.raw.get("is_encrypted") is True and self._opens(file, self._options.password)
+
+    def _opens(self, file: CloudFile, password: str) -> bool:
+        def attempt() -> None:
+            with self._client.download(file.id, password=password):
+                pass
+
+        try:
+            self._client.retry.call(attempt, self._client.stop)
+        except ApiError as error:
+            if error.code != "PASSWORD_WRONG":
+                raise
+            return False
+        return True
 
     def _created(self) -> UploadTask | CloudFile:
         digest = self._hash_beforehand()
@@ -300,6 +328,18 @@ def new_file(options: UploadOptions, name: str, size: int, digest: str | None) -
         expires_at=options.expires_at,
         chunk_size=options.chunk_size,
         password=options.password,
+    )
+
+
+def _key_of(client: Calls, source: FileSource, options: UploadOptions) -> UploadKey:
+    name, resolved = _name_of(source, options), str(source.path.resolve())
+    return UploadKey(
+        client.server,
+        resolved,
+        name,
+        options.pool_id,
+        options.bundle_id,
+        encrypted=options.password is not None,
     )
 
 

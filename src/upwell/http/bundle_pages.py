@@ -254,7 +254,9 @@ class _Shown:
     @property
     def facts(self) -> list[str]:
         pixels = " \N{MULTIPLICATION SIGN} ".join(map(str, self.box.values()))
-        told = (self.file.mime_type, pixels, self.length, render.size(self.size))
+        # Of other kinds the name says as much, in fewer letters.
+        kind = self.file.mime_type if self.media else None
+        told = (kind, pixels, self.length, render.size(self.size))
         return [each for each in told if each]
 
     @property

@@ -9,6 +9,7 @@ import { handOver, keeperOf } from "./keeping.ts";
 import { objection, options } from "./options.ts";
 import { noteFailure, session } from "./session.ts";
 import { announce, tell } from "./toasts.ts";
+import { forgetTokens, keepToken, takeToken } from "./tokens.ts";
 import { forget, forgotten, loadTasks } from "./waiting.ts";
 
 export type Meta = Record<string, unknown>;
@@ -105,7 +106,8 @@ function admit(file: File, files: Record<string, File>): File | boolean {
   if (same && !same.progress.uploadComplete && !same.error) return false;
   forget({ name: file.name, size: file.size ?? 0 });
   if (options.value.encrypt) passwords.set(file.id, options.value.password);
-  return { ...file, meta: { ...file.meta, ...asked() } };
+  const token = takeToken(file);
+  return { ...file, ...(token && { upwell: { token } }), meta: { ...file.meta, ...asked() } };
 }
 
 function asked(): Meta {
@@ -127,6 +129,9 @@ function takeUp(): void {
     .filter((file) => file.isGhost && !file.progress.bytesUploaded)
     .map((file) => ({ name: file.name, size: file.size ?? 0 }));
   forgotten.set([...forgotten.value, ...unknown]);
+  for (const file of files) {
+    if (file.isGhost && !file.isRemote && file.upwell) keepToken(file, file.upwell.token);
+  }
   const kept = files.filter((file) => !file.isGhost && !file.progress.uploadComplete);
   // Not by removing them: that would cancel their uploads.
   uppy.setState({
@@ -176,6 +181,7 @@ function letGo(): void {
   uppy.setState({ files: {}, currentUploads: {} });
   passwords.clear();
   forgotten.set([]);
+  forgetTokens();
 }
 
 uppy.on("complete", ({ successful = [], failed = [] }) => {

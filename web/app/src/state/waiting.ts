@@ -64,7 +64,8 @@ export function missing(
   ];
 }
 
-function key({ name, size }: { name: string; size: number }): string {
+/** What files are told apart by, of which nothing but this is known. */
+export function key({ name, size }: { name: string; size: number }): string {
   return `${size}/${name}`;
 }
 

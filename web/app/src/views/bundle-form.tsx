@@ -106,7 +106,7 @@ export function BundleForm({ bundle, onClose }: { bundle: Bundle | null; onClose
         <Field
           label="Name"
           required
-          maxLength={1024}
+          autofocus
           value={draft.name}
           problem={problems.name}
           onValue={(name) => put({ name })}

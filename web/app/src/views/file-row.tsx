@@ -11,6 +11,8 @@ import { Menu, type MenuItem } from "../ui/menu.tsx";
 import { Thumb } from "../ui/thumb.tsx";
 import { isShown } from "./preview.tsx";
 
+const MOST_LETTERS = 1024; // in a name, for the server
+
 /** The dialog that a row asks for. */
 export type Opened =
   | { what: "preview" | "links" | "password"; file: CloudFile }
@@ -157,6 +159,13 @@ function takeOut(file: CloudFile): void {
   });
 }
 
+/** Not `maxLength`, which takes an emoji for two characters, where the server counts one. */
+function objectionTo(name: string): string {
+  return [...name.trim()].length > MOST_LETTERS
+    ? `At most ${MOST_LETTERS.toLocaleString()} characters.`
+    : "";
+}
+
 function Rename({ file, onDone }: { file: CloudFile; onDone: () => void }) {
   const input = useRef<HTMLInputElement>(null);
   const [name, setName] = useState(file.name);
@@ -181,9 +190,11 @@ function Rename({ file, onDone }: { file: CloudFile; onDone: () => void }) {
       <input
         ref={input}
         value={name}
-        maxLength={1024}
         aria-label={`New name of ${file.name}`}
-        onInput={(event) => setName(event.currentTarget.value)}
+        onInput={({ currentTarget }) => {
+          setName(currentTarget.value);
+          currentTarget.setCustomValidity(objectionTo(currentTarget.value));
+        }}
         onKeyDown={(event) => event.key === "Escape" && onDone()}
       />
       <IconButton icon="check" label="Save the name" type="submit" />

@@ -64,6 +64,7 @@ function headline({ files, done, failed, paused, active }: Total): string {
 function factsOf(total: Total): string {
   const { size, done, paused, active, rate, left, files, existing } = total;
   const busy = active > 0 || paused > 0;
+  if (!busy && total.failed) return `${done} of ${files} done`;
   const facts = [
     busy ? `${bytes(Math.round(total.bytes))} of ${bytes(size)}` : bytes(size),
     busy && files > 1 ? `${done} of ${files} done` : "",
@@ -85,7 +86,7 @@ function Summary({ total }: { total: Total }) {
       </div>
       <SummaryTools total={total} />
       <Bar
-        share={size ? total.bytes / size : busy ? 0 : 1}
+        share={size ? total.bytes / size : busy || failed ? 0 : 1}
         label="All uploads"
         tone={busy || !failed ? "accent" : "calm"}
       />

@@ -18,10 +18,10 @@ export { ready } from "../state/uploads.ts";
 
 const DAY = 24 * 3600; // seconds
 const LIVES: readonly (readonly [string, string])[] = [
-  ["", "Ever"],
-  [String(DAY), "1 day"],
-  [String(7 * DAY), "7 days"],
-  [String(30 * DAY), "30 days"],
+  ["", "For ever"],
+  [String(DAY), "For 1 day"],
+  [String(7 * DAY), "For 7 days"],
+  [String(30 * DAY), "For 30 days"],
 ];
 
 const STRINGS = {
@@ -139,7 +139,7 @@ function UploadOptions() {
           onValue={(id) => options.patch({ bundleId: id || null })}
         />
         <Choice
-          label="Keep for"
+          label="Keep"
           compact
           value={chosen.life === null ? "" : String(chosen.life)}
           options={LIVES}

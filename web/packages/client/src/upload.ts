@@ -12,6 +12,7 @@ import {
 } from "./errors.ts";
 import type { Http } from "./http.ts";
 import type { CloudFile, TaskChunks } from "./model.ts";
+import { Files } from "./resources.ts";
 import { Retry, type Wait } from "./retry.ts";
 import { read } from "./slices.ts";
 import type { Connections, Slots } from "./slots.ts";
@@ -111,7 +112,6 @@ export class Upload {
   #running: Promise<void> = Promise.resolve();
   #remembered: Remembered | null = null;
   #task: string | null = null;
-  #completing: string | null = null; // the task whose verification was asked for
   #digest: Promise<string> | null = null; // found out once, whatever pauses there are
   #told = { phase: "" as Phase | "", at: 0 };
   readonly #gone = new AbortController(); // aborted by cancel alone
@@ -315,18 +315,36 @@ export class Upload {
   }
 
   /**
-   * The file that our task became while a pause kept us from hearing of it. Create finds it by its
-   * content, but not when it is encrypted: all of it would be sent again.
+   * The file that our task became while a pause, or the end of a page, kept us from hearing of it.
+   * Create finds it by its content, but not when it is encrypted: all of it would be sent again.
    */
   async #verifiedMeanwhile(known: Remembered, signal: AbortSignal): Promise<CloudFile | null> {
-    const task = this.#completing;
-    this.#completing = null;
-    if (task === null) return null;
+    const { password } = this.#options;
+    const task = this.#task;
+    if (task === null || password === undefined) return null;
     try {
       const { status } = await this.#retry.call(() => this.#chunks(task, signal), signal);
-      return status === "completed" ? await this.#verify(task, known, signal) : null;
+      if (status !== "completed") return null;
+      const file = await this.#verify(task, known, signal);
+      return (await this.#isOpenedBy(password, file, signal)) ? file : null;
     } catch (error) {
       if (isLost(error)) return null;
+      throw error;
+    }
+  }
+
+  /** A token does not say under which password its upload was begun. */
+  async #isOpenedBy(password: string, file: CloudFile, signal: AbortSignal): Promise<boolean> {
+    if (!file.is_encrypted) return false;
+    const range = file.size > 0 ? ([0, 0] as const) : undefined;
+    const files = new Files(this.#shared.http);
+    try {
+      const open = () => files.open(file.id, { password, range, signal });
+      const answer = await this.#retry.call(open, signal);
+      await answer.body?.cancel();
+      return true;
+    } catch (error) {
+      if (error instanceof ApiError && error.code === "PASSWORD_WRONG") return false;
       throw error;
     }
   }
@@ -384,7 +402,6 @@ export class Upload {
     known: Remembered,
     signal: AbortSignal,
   ): Promise<CloudFile> {
-    this.#completing = task.task_id;
     let resent = false;
     for (let round = 0; round < MOST_ROUNDS; round += 1) {
       this.#enter("verifying");

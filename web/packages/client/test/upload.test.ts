@@ -336,6 +336,53 @@ describe("whoever stops", () => {
     expect((await client.files.list({ search: "once.bin" })).total).toBe(1);
   });
 
+  describe("before an encrypted file was said to be there", () => {
+    const named = (name: string) =>
+      new File([random(3 * MB)], name, { lastModified: 1_700_000_000_000 });
+
+    /** The token of an upload whose verification nobody heard of, and the id of its file. */
+    async function unheard(source: File): Promise<{ token: string; id: string }> {
+      let complete = "";
+      const old = client.upload(source, { password: "p", chunkSize: MB });
+      network.fault = ({ path }) => {
+        if (complete || !path.includes("/complete/")) return null;
+        complete = path;
+        old.pause();
+        return "stall";
+      };
+      await expect.poll(() => complete, { timeout: 30_000 }).not.toBe("");
+      const { id } = await client.request<CloudFile>("POST", complete);
+      network.reset();
+      return { token: old.token ?? "", id };
+    }
+
+    test("does not send it twice from another page", async () => {
+      const source = named("again.bin");
+      const { token, id } = await unheard(source);
+      const { file, existing } = await client.upload(source, { token, password: "p" }).done;
+      expect([file.id, existing]).toEqual([id, false]);
+      expect(network.count("/chunk/")).toBe(0);
+      expect((await client.files.list({ search: "again.bin" })).total).toBe(1);
+    });
+
+    test("sends it under the password that is said now", async () => {
+      const source = named("another.bin");
+      const { token, id } = await unheard(source);
+      const { file } = await client.upload(source, { token, password: "q" }).done;
+      expect(file.id).not.toBe(id);
+      const opened = await client.files.open(file.id, { password: "q" });
+      expect(await opened.bytes()).toEqual(await source.bytes());
+    });
+
+    test("sends it when it was deleted meanwhile", async () => {
+      const source = named("deleted.bin");
+      const { token, id } = await unheard(source);
+      await client.files.delete(id);
+      const { file } = await client.upload(source, { token, password: "p" }).done;
+      expect(file.id).not.toBe(id);
+    });
+  });
+
   test("may give up by the token alone", async () => {
     const { upload } = await paused(random(8 * MB));
     await client.discard(upload.token ?? "");
