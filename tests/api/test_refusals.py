@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.api.world import described, error_of, refused, unique
 
@@ -169,7 +170,9 @@ def test_a_bug_of_ours_has_the_one_shape_too(
 
     monkeypatch.setattr(api.world.core.files, "info", broken)
     api.event_hooks = {}
-    answer = api.get("/api/files/x/info")
+    with capture_logs() as told:
+        answer = api.get("/api/files/x/info")
+    assert [each["event"] for each in told if each["log_level"] == "error"] == ["bug"]
     assert answer.status_code == 500
     assert answer.json()["code"] == "INTERNAL_ERROR"
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]

@@ -43,6 +43,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from tests.catalogs import migrated
 from upwell.catalog import SqlCatalog, integrity_problem, migrate, prepared, schema
 from upwell.catalog.sqlite import Sqlite
 from upwell.catalog.turns import FileLock
@@ -119,7 +120,7 @@ NAMES = [
 ]
 
 CATALOGS: dict[str, Callable[[Path], SqlCatalog]] = {
-    "sqlite": lambda folder: SqlCatalog.open(folder / "catalog.db"),
+    "sqlite": lambda folder: SqlCatalog.open(migrated(folder / "catalog.db")),
 }
 
 
@@ -2021,7 +2022,7 @@ class Bookkeeping(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"catalog-{uuid.uuid4().hex}"
         self.folder.mkdir()
-        self.catalog = SqlCatalog.open(self.folder / "catalog.db")
+        self.catalog = SqlCatalog.open(migrated(self.folder / "catalog.db"))
         self.now = NOW
         self.tasks: dict[str, UploadTask] = {}
         self.chunks: dict[str, dict[int, Chunk]] = {}
@@ -2363,7 +2364,7 @@ def test_the_books_are_straight_after_anything() -> None:
 
 @pytest.fixture
 def sql(tmp_path: Path) -> Iterator[SqlCatalog]:
-    with closing(SqlCatalog.open(tmp_path / "catalog.db")) as opened:
+    with closing(SqlCatalog.open(migrated(tmp_path / "catalog.db"))) as opened:
         yield opened
 
 
