@@ -191,6 +191,7 @@ def test_revoked_and_expired_tokens_are_worth_nothing(world: World) -> None:
         assert comparable(answer) == comparable(unknown)
 
 
+@pytest.mark.slow
 def test_a_reader_cannot_write(world: World, live: Api, owned: tuple[str, str]) -> None:
     content = unique(10)
     task = live.create(content, chunk_size=10)["task_id"]

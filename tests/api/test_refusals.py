@@ -180,6 +180,7 @@ def test_a_bug_of_ours_has_the_one_shape_too(
     assert not caplog.records  # the server's own logger: it was told in ours
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come(live: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upwell.http.guard.JSON_SECONDS", 0.05)
 
