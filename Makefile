@@ -5,6 +5,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 DATA ?= data
 
+# Compiled once, tests are collected in a third of the time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help serve page test check bench constraints clean
 
@@ -31,13 +34,13 @@ test: page web/node_modules/.package-lock.json ## Set everything up and run ever
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-check: page web/node_modules/.package-lock.json ## Format, lint, types, and the tests that are not slow
+check: page web/node_modules/.package-lock.json ## Format, lint, types, and the tests that are not slow: under a minute
 	scripts/npm.sh $(VENV) run format
 	scripts/npm.sh $(VENV) run check
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 -m "not slow"
+	scripts/in-memory.sh $(VENV) $(BIN)/pytest -q -n 2 -m "not slow" --durations=5 --durations-min=0.5
 
 bench: $(VENV)/.installed ## Build and run the comparison with other servers on this machine
 	@bench/run.sh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -26,3 +27,9 @@ settings.register_profile(
     "thorough", max_examples=300, deadline=None, suppress_health_check=_CALM, derandomize=_CI
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no garbage collection need walk through it again, at 0.2 s each."""
+    gc.collect()
+    gc.freeze()

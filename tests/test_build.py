@@ -181,12 +181,14 @@ def test_a_registry_out_of_reach_is_told_in_a_sentence(unpacked: Path, tmp_path:
 @pytest.fixture
 def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Sources of a page, and a page that was built from them."""
-    web, page = tmp_path / "web", tmp_path / "page"
+    web, page, theme = (tmp_path / name for name in ("web", "page", "theme.css"))
     (web / "app" / "src").mkdir(parents=True)
     (web / "package.json").write_text("{}")
     (web / "app" / "src" / "main.ts").write_text("1")
+    theme.write_text(":root {}")
     page.mkdir()
     monkeypatch.setattr(build_page, "WEB", web)
+    monkeypatch.setattr(build_page, "THEME", theme)
     monkeypatch.setattr(build_page, "PAGE", page)
     monkeypatch.setattr(build_page, "_RECORD", page / ".sources")
     (page / ".sources").write_text(build_page.digest())
@@ -206,6 +208,11 @@ def test_a_page_is_current_until_its_sources_change(sources: Path) -> None:
 def test_another_package_of_the_page_s_makes_it_stale(sources: Path) -> None:
     (sources / "packages" / "c" / "src").mkdir(parents=True)
     (sources / "packages" / "c" / "src" / "index.ts").write_text("2")
+    assert not build_page.is_current()
+
+
+def test_the_theme_that_it_shares_with_the_server_makes_it_stale(sources: Path) -> None:
+    build_page.THEME.write_text(":root { --accent: red }")
     assert not build_page.is_current()
 
 

@@ -79,6 +79,7 @@ def bodies(world: World) -> Iterator[tuple[str, str, dict[str, Any]]]:
             yield method, path, schemas[content["schema"]["$ref"].rpartition("/")[2]]
 
 
+@pytest.mark.slow
 def test_other_methods(world: World, things: dict[str, str], of: Callable[[str], Api]) -> None:
     for path, described in world.description["paths"].items():
         for method in METHODS:
@@ -149,6 +150,7 @@ def fits(field: str, value: Any) -> bool:
     return value.isprintable() and (value != "" or field in {"content_type", "description"})
 
 
+@pytest.mark.slow
 def test_values_that_no_field_takes(
     world: World,
     things: dict[str, str],
@@ -177,6 +179,7 @@ NO_IDS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_ids_that_are_none(
     world: World,
     things: dict[str, str],
@@ -200,6 +203,7 @@ def test_ids_that_are_none(
     assert state() == before
 
 
+@pytest.mark.slow
 def test_queries(world: World, things: dict[str, str], of: Callable[[str], Api]) -> None:
     texts = ["%00", "%ff", "%ed%a0%80", "%D9%A3", "9" * 20, "9" * 5000, "-1", "1.5", "0x1", ""]
     texts += ["a" * 60_000, "%0d%0aX-Injected:1"]

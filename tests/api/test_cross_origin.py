@@ -19,10 +19,10 @@ APP = "https://app.example"
 CHUNK = "/api/files/upload/chunk/0123456789abcdef0123456789abcdef/0"
 
 
-@pytest.fixture
-def asked(tmp_path: Path) -> Iterator[httpx2.Client]:
-    settings = Settings.model_validate({"data": tmp_path / "data", "cors_origins": [APP]})
-    core = build(settings)
+@pytest.fixture(scope="module")
+def alice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx2.Client]:
+    data = tmp_path_factory.mktemp("data")
+    core = build(Settings.model_validate({"data": data, "cors_origins": [APP]}))
     token = core.accounts.issue(core.accounts.create("alice"), "test")
     transport = LoopTransport(asgi(core))
     with httpx2.Client(transport=transport, base_url="http://upwell") as client:
@@ -30,6 +30,13 @@ def asked(tmp_path: Path) -> Iterator[httpx2.Client]:
         yield client
     transport.stop()
     core.close()
+
+
+@pytest.fixture
+def asked(alice: httpx2.Client) -> Iterator[httpx2.Client]:
+    kept = alice.headers.copy()
+    yield alice
+    alice.headers = kept
 
 
 @pytest.mark.parametrize("path", ["/api/files/upload/create", CHUNK, "/api/files/me"])

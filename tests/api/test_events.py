@@ -166,6 +166,7 @@ def test_more_than_a_page_comes_at_once(live: Api, monkeypatch: pytest.MonkeyPat
         assert frames.until(known[-1]["seq"]) == known
 
 
+@pytest.mark.slow
 def test_connections_that_break_neither_lose_nor_double_an_event(live: Api) -> None:
     """What browsers do: come back with the last id, while things go on happening."""
     before, count = newest(live), 30

@@ -180,6 +180,7 @@ def guess(proxied: Proxied, path: str, peer: str, forwarded_for: str) -> int:
         return int(client.get(path).status_code)
 
 
+@pytest.mark.slow
 def test_each_client_of_a_trusted_proxy_has_guesses_of_its_own(proxied: Proxied) -> None:
     path = bundle_path(proxied)
     for number in range(BURST):
@@ -188,6 +189,7 @@ def test_each_client_of_a_trusted_proxy_has_guesses_of_its_own(proxied: Proxied)
     assert guess(proxied, path, "10.0.0.1", "203.0.113.6") == 403
 
 
+@pytest.mark.slow
 def test_a_header_that_anyone_can_send_gives_nobody_more_guesses(proxied: Proxied) -> None:
     path = bundle_path(proxied)
     for number in range(BURST):

@@ -49,6 +49,7 @@ def figures(api: Api) -> list[list[int]]:
     return [each for each in found if any(each)]
 
 
+@pytest.mark.slow
 def test_what_needs_its_bytes_is_refused_and_all_else_works(world: World, boss: Api) -> None:
     core = world.core
     policy = Policy(enable_recycle=True)

@@ -24,7 +24,7 @@ SCRIPT = b"console.log(1);" * 50
 FOREIGN = {"Sec-Fetch-Site": "cross-site"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serve(world: World) -> Iterator[Callable[[Path], httpx2.Client]]:
     """A client of the same verbs, with the page of a folder."""
     opened: list[LoopTransport] = []
@@ -40,24 +40,25 @@ def serve(world: World) -> Iterator[Callable[[Path], httpx2.Client]]:
         transport.stop()
 
 
-@pytest.fixture
-def built(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the build leaves it; nobody looks into the brotli form."""
-    (tmp_path / "assets").mkdir()
-    (tmp_path / "index.html").write_bytes(INDEX)
-    (tmp_path / "index.html.br").write_bytes(b"brotli of the index")
-    (tmp_path / "icon.svg").write_bytes(b"<svg/>")
-    (tmp_path / "keeper.js").write_bytes(SCRIPT)
-    script = tmp_path / "assets" / "index-abc123.js"
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "assets").mkdir()
+    (folder / "index.html").write_bytes(INDEX)
+    (folder / "index.html.br").write_bytes(b"brotli of the index")
+    (folder / "icon.svg").write_bytes(b"<svg/>")
+    (folder / "keeper.js").write_bytes(SCRIPT)
+    script = folder / "assets" / "index-abc123.js"
     script.write_bytes(SCRIPT)
     script.with_name("index-abc123.js.gz").write_bytes(gzip.compress(SCRIPT))
-    (tmp_path / "assets" / "hash-abc123.wasm").write_bytes(b"\0asm")
-    (tmp_path / "source.json").write_bytes(b"{}")
-    (tmp_path / ".built").write_bytes(b"a note of the build's")
-    return tmp_path
+    (folder / "assets" / "hash-abc123.wasm").write_bytes(b"\0asm")
+    (folder / "source.json").write_bytes(b"{}")
+    (folder / ".built").write_bytes(b"a note of the build's")
+    return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(serve: Callable[[Path], httpx2.Client], built: Path) -> httpx2.Client:
     return serve(built)
 

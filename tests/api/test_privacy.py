@@ -137,6 +137,7 @@ def test_anothers_content_is_not_told_by_the_queries(
     """A create of a content that somebody else holds does what one of a new content does."""
     held = unique()
     live.direct(held, hash=hashlib.sha256(held).hexdigest())
+    stranger.create(unique())  # reads the pool, which is remembered for some seconds
     known = _asked(world, monkeypatch, lambda: stranger.create(held))
     assert known == _asked(world, monkeypatch, lambda: stranger.create(unique()))
 
@@ -191,6 +192,7 @@ def test_revoked_and_expired_tokens_are_worth_nothing(world: World) -> None:
         assert comparable(answer) == comparable(unknown)
 
 
+@pytest.mark.slow
 def test_a_reader_cannot_write(world: World, live: Api, owned: tuple[str, str]) -> None:
     content = unique(10)
     task = live.create(content, chunk_size=10)["task_id"]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.api.world import described, error_of, refused, unique
 
@@ -169,7 +170,9 @@ def test_a_bug_of_ours_has_the_one_shape_too(
 
     monkeypatch.setattr(api.world.core.files, "info", broken)
     api.event_hooks = {}
-    answer = api.get("/api/files/x/info")
+    with capture_logs() as told:
+        answer = api.get("/api/files/x/info")
+    assert [each["event"] for each in told if each["log_level"] == "error"] == ["bug"]
     assert answer.status_code == 500
     assert answer.json()["code"] == "INTERNAL_ERROR"
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
@@ -177,6 +180,7 @@ def test_a_bug_of_ours_has_the_one_shape_too(
     assert not caplog.records  # the server's own logger: it was told in ours
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come(live: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("upwell.http.guard.JSON_SECONDS", 0.05)
 

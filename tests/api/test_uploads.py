@@ -622,6 +622,7 @@ def _events(live: Api, task: str) -> list[tuple[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["completed", "cancelled"])
 def test_progress_is_live_and_ends_with_the_upload(live: Api, end: str) -> None:
     content = unique(30)

@@ -163,6 +163,7 @@ def test_an_iterator_that_never_comes_can_be_cancelled(server: FakeServer) -> No
     run(work())
 
 
+@pytest.mark.slow
 def test_a_cancelled_download_leaves_nothing_running(tmp_path: Path) -> None:
     """The server is silent in the middle of the body: only a closed connection ends the wait."""
 

@@ -86,6 +86,7 @@ def test_whatever_holds_bytes_is_uploaded(
     assert server.files[file.id].content == content
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 2500), max_size=8),
     chunk=st.integers(1, 3000),

@@ -163,6 +163,7 @@ def test_the_chunk_size_that_the_server_answers_counts(tmp_path: Path) -> None:
         assert server.count("PUT") == 8
 
 
+@pytest.mark.slow
 def test_chunks_go_in_parallel(server: FakeServer, tmp_path: Path) -> None:
     """As many at once as help, which here is as many as may be."""
     big = tmp_path / "big"

@@ -43,6 +43,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from tests.catalogs import migrated
 from upwell.catalog import SqlCatalog, integrity_problem, migrate, prepared, schema
 from upwell.catalog.sqlite import Sqlite
 from upwell.catalog.turns import FileLock
@@ -119,7 +120,7 @@ NAMES = [
 ]
 
 CATALOGS: dict[str, Callable[[Path], SqlCatalog]] = {
-    "sqlite": lambda folder: SqlCatalog.open(folder / "catalog.db"),
+    "sqlite": lambda folder: SqlCatalog.open(migrated(folder / "catalog.db")),
 }
 
 
@@ -675,6 +676,7 @@ class TestChunks:
         with pytest.raises(TaskClosed, match="create a new one"):
             catalog.record_chunk("unknown", _chunk(0), NOW, NOW + WEEK)
 
+    @pytest.mark.slow
     def test_chunks_are_read_in_order_across_pages(self, catalog: Catalog, ann: Account) -> None:
         task = _begin(catalog, _task(ann, count=3000))
         other = _begin(catalog, _task(ann))
@@ -982,6 +984,7 @@ class TestFiles:
         assert catalog.files(ann.id, NOW, 0, 9, FileQuery("after")).total == 0
         assert catalog.files(ann.id, NOW, 0, 9, FileQuery("after"), recycled=True).total == 1
 
+    @pytest.mark.slow
     def test_page_and_total_are_of_one_instant(self, catalog: Catalog, ann: Account) -> None:
         done = threading.Event()
 
@@ -1137,6 +1140,7 @@ class TestSharing:
         remaining = {f.id for f in catalog.files(ann.id, NOW, 0, 10).items}
         assert remaining == {sharer.id, later.id}
 
+    @pytest.mark.slow
     def test_expire_handles_more_than_one_batch(self, catalog: Catalog, ann: Account) -> None:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(lambda _: _stored(catalog, ann, expired_at=NOW), range(1100)))
@@ -1171,6 +1175,7 @@ class TestSweeper:
         catalog.forget_garbage([Garbage(POOL, cancelled.layout.key)])
         assert catalog.unknown_keys(POOL, named) == {cancelled.layout.key}
 
+    @pytest.mark.slow
     def test_i2_key_on_its_way_from_task_to_file_to_garbage_is_never_unknown(
         self, catalog: Catalog, ann: Account
     ) -> None:
@@ -2021,7 +2026,7 @@ class Bookkeeping(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"catalog-{uuid.uuid4().hex}"
         self.folder.mkdir()
-        self.catalog = SqlCatalog.open(self.folder / "catalog.db")
+        self.catalog = SqlCatalog.open(migrated(self.folder / "catalog.db"))
         self.now = NOW
         self.tasks: dict[str, UploadTask] = {}
         self.chunks: dict[str, dict[int, Chunk]] = {}
@@ -2363,7 +2368,7 @@ def test_the_books_are_straight_after_anything() -> None:
 
 @pytest.fixture
 def sql(tmp_path: Path) -> Iterator[SqlCatalog]:
-    with closing(SqlCatalog.open(tmp_path / "catalog.db")) as opened:
+    with closing(SqlCatalog.open(migrated(tmp_path / "catalog.db"))) as opened:
         yield opened
 
 

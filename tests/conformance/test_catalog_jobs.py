@@ -23,6 +23,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy.dialects import postgresql
 
+from tests.catalogs import migrated
 from tests.conformance.test_catalog import (
     CATALOGS,
     HOUR,
@@ -62,7 +63,7 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 @pytest.fixture
 def sql(tmp_path: Path) -> Iterator[SqlCatalog]:
-    with closing(SqlCatalog.open(tmp_path / "catalog.db")) as opened:
+    with closing(SqlCatalog.open(migrated(tmp_path / "catalog.db"))) as opened:
         yield opened
 
 

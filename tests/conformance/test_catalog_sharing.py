@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.exc import IntegrityError
 
+from tests.catalogs import migrated
 from tests.conformance.test_catalog import (
     CATALOGS,
     HOUR,
@@ -75,7 +76,7 @@ def catalog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Catalog]
 
 @pytest.fixture
 def sql(tmp_path: Path) -> Iterator[SqlCatalog]:
-    with closing(SqlCatalog.open(tmp_path / "catalog.db")) as opened:
+    with closing(SqlCatalog.open(migrated(tmp_path / "catalog.db"))) as opened:
         yield opened
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.catalogs import migrated
 from upwell.catalog import (
     FolderCatalog,
     claim_folder,
@@ -21,6 +22,7 @@ from upwell.catalog import (
     journal_of,
     restore_catalog,
 )
+from upwell.catalog.folder import CATALOG
 from upwell.catalog.journal import Journal
 from upwell.core.ports import NewFile, Noted
 from upwell.errors import NotReady, QuotaExceeded
@@ -58,6 +60,7 @@ ANN = Account("a" * 32, "ann ☃", is_admin=True, created_at=NOW)
 
 @pytest.fixture
 def catalog(tmp_path: Path) -> Iterator[FolderCatalog]:
+    migrated(tmp_path / CATALOG)
     with closing(FolderCatalog.open_folder(tmp_path)) as opened:
         yield opened
 

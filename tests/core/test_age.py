@@ -271,6 +271,7 @@ def test_every_cut_of_a_header_is_malformed() -> None:
             age.open_header(header[:length], b"password")
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_header_is_refused() -> None:
     header = make()
     for at in range(len(header)):

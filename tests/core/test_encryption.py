@@ -201,6 +201,7 @@ def test_wrong_guesses_are_limited_over_all_processes(world: World) -> None:
     assert world.open(world.me, file.id, password=SECRET) == content(100)  # known by now
 
 
+@pytest.mark.slow
 def test_strangers_together_have_a_limit_that_the_owner_does_not_feel(world: World) -> None:
     world.set_policy(allow_anonymous=True)
     file = sealed(world, world.me, content(100))

@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.world import OTHER_POOL, World, content
-from upwell.core import age
 from upwell.core.files import Form
 from upwell.core.guesses import Asker
 from upwell.core.links import NewLink
@@ -161,10 +160,7 @@ def test_each_verb_wants_its_scope(small: World) -> None:
             act()
 
 
-def test_an_encrypted_file_needs_its_password_too(
-    small: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(age, "LOG_N", 10)
+def test_an_encrypted_file_needs_its_password_too(small: World) -> None:
     signed = link_to(small, small.upload(small.me, b"sealed", password="p"), 1)
     with pytest.raises(PasswordRequired):
         opened(small, signed)
@@ -273,6 +269,7 @@ acts = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(size=st.integers(1, 30), most=st.integers(1, 3), acts=acts)
 def test_never_more_than_was_allowed(size: int, most: int, acts: list[Any]) -> None:
     """However ranges, pauses and aborts interleave, in two processes; and in the end the books

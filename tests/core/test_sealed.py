@@ -881,7 +881,8 @@ def test_a_memo_is_sealed_and_comes_back(store: BlobStore) -> None:
         stored = inner.recall()
         reader.remember(bytes(900))
         assert inner.recall() != stored, "the nonce is random"
-        for broken in (b"", b"x", stored[:12], stored[:27], stored[:-1], b"x" + stored[1:]):
+        flipped = bytes([stored[0] ^ 1]) + stored[1:]
+        for broken in (b"", b"x", stored[:12], stored[:27], stored[:-1], flipped):
             inner.remember(broken)
             assert reader.recall() == b""
         reader.release()

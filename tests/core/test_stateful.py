@@ -603,7 +603,14 @@ def _profile(examples: int, steps: int) -> settings:
     )
 
 
-@pytest.mark.parametrize("kind", MACHINES)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "memory",
+        pytest.param("local", marks=pytest.mark.slow),
+        pytest.param("sealed", marks=pytest.mark.slow),
+    ],
+)
 def test_the_core_agrees_with_its_model(kind: str) -> None:
     run_state_machine_as_test(MACHINES[kind], settings=_profile(4, 25))
 

@@ -336,6 +336,7 @@ def test_the_same_bytes_whether_crcs_are_known_or_not(made: list[Entry], step: i
     assert whole(known) == data
 
 
+@pytest.mark.slow
 def test_every_slice_of_a_small_one() -> None:
     made = [entry("a", Source(b"abc", step=2)), entry("b/é", Source(b"")), entry("c", Source(b"d"))]
     data = whole(Archive(made, Seen()))
@@ -615,6 +616,7 @@ def many(number: int) -> Archive:
     return Archive([replace(one, name=f"{i:05}") for i in range(number)], nothing_to_learn)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "large"), [(65_534, False), (65_535, True), (70_000, True)])
 def test_many_entries(number: int, large: bool) -> None:
     archive = many(number)
@@ -632,6 +634,7 @@ def test_many_entries(number: int, large: bool) -> None:
         structure(archive, found.infolist()[-1])
 
 
+@pytest.mark.slow
 def test_other_programs_unpack_many_entries(accepts: Callable[..., None], tmp_path: Path) -> None:
     (tmp_path / "many.zip").write_bytes(whole(many(70_000)))
     accepts(tmp_path / "many.zip")

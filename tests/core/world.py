@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import shutil
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.catalogs import migrated
 from upwell.catalog import SqlCatalog
 from upwell.core.accounts import Accounts
 from upwell.core.bundles import Bundles
@@ -41,6 +38,7 @@ from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog
@@ -90,20 +88,9 @@ class Recorder:
         return getattr(self.real, name)
 
 
-@functools.cache
-def _template() -> Path:
-    """A catalog that is migrated once: a copy takes 1 ms, a migration 100."""
-    path = Path(tempfile.mkdtemp(prefix="upwell-test-")) / "catalog.sqlite"
-    SqlCatalog.open(path).close()
-    return path
-
-
 def open_catalog(folder: Path) -> SqlCatalog:
     """The catalog of a folder, new when there is none."""
-    path = folder / "catalog.sqlite"
-    if not path.exists():
-        shutil.copy(_template(), path)
-    return SqlCatalog.open(path)
+    return SqlCatalog.open(migrated(folder / "catalog.sqlite"))
 
 
 def make_store(kind: str, folder: Path, clock: FakeClock) -> BlobStore:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.core.conftest import small, world
+from tests.core.conftest import cheap_passwords, small, world
 
-__all__ = ["small", "world"]
+__all__ = ["cheap_passwords", "small", "world"]

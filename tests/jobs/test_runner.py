@@ -229,6 +229,7 @@ def test_renewing_keeps_a_long_job(small: World, runner: Runner, worker: Worker)
     assert (now(small, job).attempts, now(small, job).error) == (1, None)
 
 
+@pytest.mark.slow
 def test_threads_do_jobs_and_stop_promptly(
     small: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_numbers_are_finite() -> None:
         assert clean_number(bad) is None
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(max_size=5) | st.sampled_from(["exif", "tags", "kind"]), ANYTHING))
 def test_whatever_is_cleaned_is_small_json(values: dict[str, Any]) -> None:
     text = json.dumps(clean(values), allow_nan=False)

@@ -7,7 +7,6 @@ the path of a chunk: four statements for every chunk.
 from __future__ import annotations
 
 from collections import namedtuple
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
@@ -29,7 +28,7 @@ class Prepared:
 
     def __init__(self, statement: sa.Select[Any] | sa.UpdateBase) -> None:
         self._statement = statement
-        self._for = cache(self._compile)
+        self._compiled: dict[str, _Compiled] = {}  # by the dialect's name
 
     def first(self, conn: Connection, values: dict[str, Any]) -> Any | None:
         """The first row, or None."""
@@ -43,8 +42,10 @@ class Prepared:
         """How many rows it changed."""
         return self._for(conn.dialect).run(conn, values).rowcount  # type: ignore[no-any-return]
 
-    def _compile(self, dialect: Dialect) -> _Compiled:
-        return _Compiled(self._statement, dialect)
+    def _for(self, dialect: Dialect) -> _Compiled:
+        if dialect.name not in self._compiled:
+            self._compiled[dialect.name] = _Compiled(self._statement, dialect)
+        return self._compiled[dialect.name]
 
 
 class _Compiled:

@@ -32,7 +32,7 @@ HEADERS = {
     "Vary": "Accept-Encoding",
 }
 _FOLDER = Path(__file__).with_name("templates")
-_STYLE = (_FOLDER / "style.css").read_bytes()
+_STYLE = b"".join((_FOLDER / name).read_bytes() for name in ("theme.css", "style.css"))
 _STYLE_PATH = f"/style-{hashlib.sha256(_STYLE).hexdigest()[:12]}.css"
 _JOIN = "\N{NO-BREAK SPACE}"
 _TYPED = re.compile(r"`([^`]+)`")
