@@ -2,7 +2,7 @@
 
 Every contender gets the same bytes from the same cheap client, stores them on the same disk,
 and is checked for having stored exactly them. Start it with bench/run.sh, which builds what
-it needs; results go to bench/results/latest.md and latest.json (of --quick: to
+it needs; results go to bench/results/latest.md and latest.json (of --quick and --before: to
 bench/build/results).
 """
 
@@ -127,7 +127,8 @@ def _contenders(args: argparse.Namespace) -> list[type[contenders.Contender]]:
 
 def _run(args: argparse.Namespace, folder: Path) -> None:
     settings = _settings(args, folder)
-    results = BUILD / "results" if args.quick else report.RESULTS  # a smoke run replaces nothing
+    beside = args.quick or args.before  # neither is the comparison that it would replace
+    results = BUILD / "results" if beside else report.RESULTS
     facts = report.machine(folder, shlex.join(["bench/run.sh", *sys.argv[1:]]))
     versions = {kind.name: kind().version() for kind in settings.contenders}
     made: list[report.Table] = []
