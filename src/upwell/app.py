@@ -11,6 +11,7 @@ import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,9 @@ from upwell.stores.local import LocalStore, sync_folder
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
+    import uvicorn
     from fastapi import FastAPI
     from starlette.types import ASGIApp
 
@@ -366,6 +369,13 @@ def _allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _leave(server: uvicorn.Server, _signal: int, _frame: FrameType | None) -> None:
+    """End a process that is not up yet, where uvicorn does not listen to signals. When all is done
+    it raises the signal again, which then is no news."""
+    if not server.started:
+        raise SystemExit(0)
+
+
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on bound sockets until a signal; the process's exit code."""
     import uvicorn  # noqa: PLC0415 - the command line starts without it
@@ -389,11 +399,11 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
         timeout_graceful_shutdown=10,
     )
     _allow_many_files()
-    for stop in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(stop, lambda *_: None)  # uvicorn raises it again when all is done
     if settings.workers > 1:
         Multiprocess(config, sockets).run()
         return 0
     server = uvicorn.Server(config)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, partial(_leave, server))
     server.run(sockets)
     return 0 if server.started else 3
