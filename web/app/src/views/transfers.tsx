@@ -183,10 +183,11 @@ function Row({ transfer }: { transfer: Transfer }) {
 function RowTools({ transfer: { id, name, phase, locked } }: { transfer: Transfer }) {
   const [asking, setAsking] = useState(false);
   const paused = phase === "paused";
+  const ended = phase === "verifying" || phase === "failed" || phase === "done";
   return (
     <div class="transfer-tools">
-      {(paused || phase === "sending" || phase === "hashing") && (
-        // One for both, so that who pressed it by keyboard keeps the focus.
+      {!ended && (
+        // One all along, so that who came to it by keyboard keeps the focus.
         <IconButton
           icon={paused ? "play" : "pause"}
           label={`${paused ? "Resume" : "Pause"} ${name}`}
