@@ -45,6 +45,7 @@ def contents(people: People, server: Server, tmp_path: Path) -> dict[str, bytes]
         60,
         "previews are made",
     )
+    visit.page.close()  # what becomes of the bundle is no news there
     return {file.name: file.read_bytes() for file in files}
 
 
