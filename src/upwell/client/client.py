@@ -148,7 +148,8 @@ class Client:
         ``on_token`` is called with a text as soon as the upload has begun. Keep it, and the upload
         can go on with ``token``, the same content and the same ``password``: in another process,
         on another day. It holds no secret. When the server no longer has the upload, or the file
-        or the password is another one, it begins anew and calls ``on_token`` again.
+        or the password is another one, it begins anew and calls ``on_token`` again. With no
+        password, or for content that is read only once, it goes on as it was begun.
 
         Raises:
             FileChanged: the content changed, or is not of the ``size`` that was said.

@@ -183,10 +183,10 @@ function Row({ transfer }: { transfer: Transfer }) {
 function RowTools({ transfer: { id, name, phase, locked } }: { transfer: Transfer }) {
   const [asking, setAsking] = useState(false);
   const paused = phase === "paused";
-  const ended = phase === "verifying" || phase === "failed" || phase === "done";
+  const pausable = phase !== "verifying" && phase !== "failed" && phase !== "done";
   return (
     <div class="transfer-tools">
-      {!ended && (
+      {pausable && (
         // One all along, so that who came to it by keyboard keeps the focus.
         <IconButton
           icon={paused ? "play" : "pause"}
