@@ -379,9 +379,9 @@ def _leave(server: uvicorn.Server, _signal: int, _frame: FrameType | None) -> No
 def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on bound sockets until a signal; the process's exit code."""
     import uvicorn  # noqa: PLC0415 - the command line starts without it
-    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415
 
     from upwell.http.server import UpwellProtocol  # noqa: PLC0415
+    from upwell.http.workers import run_workers  # noqa: PLC0415
 
     os.environ[_SETTINGS] = settings.model_dump_json()
     config = uvicorn.Config(
@@ -400,8 +400,8 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     )
     _allow_many_files()
     if settings.workers > 1:
-        Multiprocess(config, sockets).run()
-        return 0
+        set_up_log(settings.log_format)
+        return run_workers(config, sockets)
     server = uvicorn.Server(config)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, partial(_leave, server))

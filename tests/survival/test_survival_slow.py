@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -284,6 +285,24 @@ def test_i1_sigterm_with_an_upload_and_an_event_stream_open(data: Path, workers:
         server.kill()
         server.start()
         assert server.api().uploaded(task) == [0]
+        server.api().finish(task, content, K)
+
+
+def test_no_worker_outlives_the_process_that_supervises_it(data: Path) -> None:
+    """Not even one that is stopped; and the port is free for the next server."""
+    with Server(data, workers=3) as server:
+        assert server.process is not None
+        parent, port = server.process.pid, server.port
+        api, content = server.api(), os.urandom(2 * K)
+        task = api.create(len(content), K)
+        assert api.put(task, 0, content[:K]).status == 200
+        workers = set(server.pids()) - {parent}
+        os.kill(max(workers), signal.SIGSTOP)
+        os.kill(parent, signal.SIGKILL)
+        server.process.wait(20)
+        eventually(lambda: not set(server.pids()), 20, "every worker ends with its parent")
+        server.kill()
+        server.start(port)
         server.api().finish(task, content, K)
 
 
