@@ -344,24 +344,6 @@ def test_a_webhook_of_another_is_unknown(
     assert first["message"] == second["message"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "scope"),
-    [
-        ("GET", "", Scope.WRITE),
-        ("POST", "", Scope.READ),
-        ("GET", "/x", Scope.WRITE),
-        ("DELETE", "/x", Scope.READ),
-        ("POST", "/x/enable", Scope.READ),
-        ("POST", "/x/test", Scope.READ),
-        ("GET", "/x/deliveries", Scope.WRITE),
-    ],
-)
-def test_webhooks_take_a_scope(world: World, method: str, path: str, scope: Scope) -> None:
-    body = {"url": HOOK} if (method, path) == ("POST", "") else None
-    with Api(world, None, world.token("alice", scopes=[scope])) as client:
-        refused(client.request(method, f"/api/webhooks{path}", json=body), 403, "SCOPE_MISSING")
-
-
 def test_deliveries_are_listed_newest_first(live: Api, webhook: Any) -> None:
     for _ in range(3):
         live.direct()

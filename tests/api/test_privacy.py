@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ import pytest
 
 from tests.api.world import Api, described, refused, same_time, unique
 from upwell.core.ports import Catalog
-from upwell.model import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,41 +188,6 @@ def test_revoked_and_expired_tokens_are_worth_nothing(world: World) -> None:
     for answer in (expired, revoked, unknown):
         refused(answer, 401, "TOKEN_INVALID")
         assert comparable(answer) == comparable(unknown)
-
-
-@pytest.mark.slow
-def test_a_reader_cannot_write(world: World, live: Api, owned: tuple[str, str]) -> None:
-    content = unique(10)
-    task = live.create(content, chunk_size=10)["task_id"]
-    before = live.get("/api/files/upload/tasks").headers["x-total"]
-    with Api(world, None, world.token("alice", scopes=[Scope.READ])) as reader:
-        for call in WRITES:
-            method, path, body = call
-            target = path.format(id=owned[0] if call in FILE_CALLS else task)
-            if path.endswith("/create"):
-                answer = reader.post(target, json=described(unique()))
-            elif path.endswith("/direct"):
-                answer = reader.post(target, files={"file": b"x"})
-            elif path.endswith("/batch"):
-                items = json.dumps([{"file_name": "a", "file_size": 1}])
-                answer = reader.post(target, files={"items": (None, items), "content": b"x"})
-            else:
-                answer = reader.request(method, target, json=body)
-            error = refused(answer, 403, "SCOPE_MISSING")
-            assert error["meta"] == {"scope": "files:write"}
-        assert reader.get(f"/api/files/{owned[0]}/info").json()["name"] == "a.txt"
-        resumed = reader.get(f"/api/files/upload/resume/{task}").json()
-        assert (resumed["status"], resumed["uploaded_chunks"]) == ("in_progress", [])
-    assert live.get("/api/files/upload/tasks").headers["x-total"] == before
-
-
-def test_a_writer_cannot_read(world: World, owned: tuple[str, str]) -> None:
-    with Api(world, None, world.token("alice", scopes=[Scope.WRITE])) as writer:
-        for call in READS:
-            identifier = owned[call in TASK_CALLS]
-            answer = ask(writer, call, identifier)
-            assert answer.status_code == 403
-        assert writer.create(unique())["file_exists"] is False
 
 
 # sessions

@@ -1133,18 +1133,6 @@ def test_the_public_address(tmp_path: Path) -> None:
         core.close()
 
 
-def test_sharing_needs_the_right_scope(world: World, live: Api) -> None:
-    """Every route asks the verb, which asks the token."""
-    file = live.direct()["id"]
-    with Api(world, None, world.token("alice", scopes=["files:read"])) as reader:
-        for method, path, body in (
-            ("POST", "/api/bundles", {"name": "x"}),
-            ("POST", f"/api/files/{file}/links", {}),
-            ("DELETE", f"/api/files/{file}/bundle", None),
-        ):
-            refused(reader.request(method, path, json=body), 403, "SCOPE_MISSING")
-
-
 def test_a_foreign_site_cannot_share_for_a_session(live: Api, anonymous: Api) -> None:
     anonymous.headers["Cookie"] = f"upwell_session={live.world.secrets['alice']}"
     foreign = {"Sec-Fetch-Site": "cross-site"}

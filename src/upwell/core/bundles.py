@@ -117,7 +117,7 @@ class Bundles:
     def update(self, principal: Principal, bundle_id: str, changes: Mapping[str, Any]) -> Bundle:
         """Change some of slug, name, description, passcode and expired_at; a passcode or an
         expiry of None is taken away. Raises SlugTaken, ValidationFailed."""
-        policy.require(principal, Scope.WRITE)
+        policy.require_sharing(principal)
         now = self._clock()
         values = dict(changes)
         _require_future(values.get("expired_at"), now)
@@ -141,7 +141,10 @@ class Bundles:
 
     def place(self, principal: Principal, file_id: str, bundle_id: str | None) -> CloudFile:
         """Put a file into a bundle, or with None take it out of the one it is in."""
-        policy.require(principal, Scope.WRITE)
+        if bundle_id is None:
+            policy.require(principal, Scope.WRITE)
+        else:
+            policy.require_sharing(principal)
         now, account = self._clock(), principal.account.id
         if bundle_id is not None and self._catalog.bundle(bundle_id, account, now) is None:
             raise not_yours()
@@ -153,10 +156,11 @@ class Bundles:
     # anyone's
 
     def open(self, slug: str, asker: Asker) -> Bundle:
-        """The bundle of a slug, for whoever has its passcode; its owner needs none.
+        """The bundle of a slug, for anyone with its passcode; its owner needs none.
 
-        Raises BundleNotFound, PasscodeRequired, PasscodeWrong, TooManyGuesses.
+        Raises BundleNotFound, PasscodeRequired, PasscodeWrong, TooManyGuesses, ScopeMissing.
         """
+        policy.require_reader(asker.principal)
         bundle = self._catalog.bundle_by_slug(slug, self._clock())
         if bundle is None:
             raise BundleNotFound("There is no such bundle; it may have expired.")

@@ -147,7 +147,7 @@ class Creating:
         self, principal: Principal, new: NewUpload, there: Destination
     ) -> CloudFile | None:
         """A file of the account's with this content and this hash, for this destination; never
-        when it is to be encrypted."""
+        when it is to be encrypted, or to be published by a token that cannot read."""
         if new.digest is None or new.password is not None:
             return None
         now = self._clock()
@@ -156,6 +156,8 @@ class Creating:
         for file in files:
             if _same_destination(file, new, there):
                 return file
+        if not policy.may_reuse(principal, there.home.pool.policy, new.bundle_id):
+            return None
         for file in files:
             told = replace(new, content_type=self._type_of(new.content_type, file.blob))
             shared = self.file_of(account, told, there, file.blob, new.digest)

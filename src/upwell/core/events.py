@@ -105,7 +105,7 @@ class Events:
     ) -> tuple[Webhook, str]:
         """Send events of these types, or of all, to ``url`` from now on; the webhook and its
         signing secret, which is never told again. Raises ValidationFailed, QuotaExceeded."""
-        policy.require(principal, Scope.WRITE)
+        policy.require_sharing(principal)
         account = principal.account.id
         if address_of(url) is None:
             raise _wrong_url(

@@ -199,8 +199,8 @@ class Files:
 
     def _readable(self, asker: Asker, file_id: str, *, owned: bool = False) -> CloudFile:
         now, principal = self._clock(), asker.principal
+        policy.require_reader(principal)
         if principal is not None:
-            policy.require(principal, Scope.READ)
             mine = self._catalog.file(file_id, now, principal.account.id)
             if mine is not None:
                 return mine

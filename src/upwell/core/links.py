@@ -51,7 +51,7 @@ class Links:
 
     def create(self, principal: Principal, file_id: str, new: NewLink) -> SignedLink:
         """Raises FileNotFound; ValidationFailed when it would be dead at once."""
-        policy.require(principal, Scope.WRITE)
+        policy.require_sharing(principal)
         now = self._clock()
         file = self._owned(principal, file_id, now)
         expires_at = now + new.ends if isinstance(new.ends, timedelta) else new.ends

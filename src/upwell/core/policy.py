@@ -29,6 +29,35 @@ def require(principal: Principal, scope: Scope) -> None:
         raise ScopeMissing(message, meta={"scope": str(scope)})
 
 
+def require_sharing(principal: Principal) -> None:
+    """Raises ScopeMissing unless the credential may let others read what its account holds.
+
+    Publishing takes ``files:read`` beside ``files:write``: a token that may not read could
+    otherwise make a link, a bundle or a webhook and read through that.
+    """
+    require(principal, Scope.READ)
+    require(principal, Scope.WRITE)
+
+
+def require_reader(principal: Principal | None) -> None:
+    """Raises ScopeMissing when content is asked for with a credential that may not read.
+
+    A stranger, who has none, is judged by what the content is shared with.
+    """
+    if principal is not None:
+        require(principal, Scope.READ)
+
+
+def may_reuse(principal: Principal, rules: Policy, bundle_id: str | None) -> bool:
+    """Whether a hash alone may turn content the account holds into a file at this destination.
+
+    Others can read a bundle or an anonymous pool, so a token that may not read has to send the
+    bytes there, which shows that it has them.
+    """
+    published = rules.allow_anonymous or bundle_id is not None
+    return not published or principal.may(Scope.READ)
+
+
 def may_use(principal: Principal, pool: Pool) -> bool:
     """Whether the account may upload to a pool, and know of it."""
     owns = pool.account_id == principal.account.id

@@ -261,6 +261,8 @@ class Pools:
         file, pool = self._own_file(principal, file_id), self._catalog.pool(pool_id)
         if pool is None or not policy.may_use(principal, pool):
             raise pool_not_found()
+        if pool.policy.allow_anonymous:
+            policy.require_sharing(principal)
         policy.accept_file(file, pool.policy)
         if not file.pool_id == file.blob.pool_id == pool.id:
             self._require_room(principal, file, pool)
