@@ -6,6 +6,7 @@ second part is SQLite's own: processes, crashes, full disks, migrations, snapsho
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,7 @@ from sqlalchemy.exc import IntegrityError
 from tests.catalogs import migrated
 from upwell.catalog import SqlCatalog, integrity_problem, migrate, prepared, schema
 from upwell.catalog.sqlite import Sqlite
-from upwell.catalog.turns import FileLock
+from upwell.catalog.turns import FileLock, Turns
 from upwell.core.ports import NewFile
 from upwell.errors import (
     AccountExists,
@@ -3058,23 +3059,58 @@ class TestProcesses:
             assert integrity_problem(path) is None
         assert len(acknowledged) > 100
 
-    def test_process_that_stops_in_its_turn_holds_nobody_for_ever(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.slow
+    @pytest.mark.parametrize("held", ["queue", "lock"])
+    def test_a_process_that_stops_with_its_turn_costs_the_others_one_wait(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
     ) -> None:
-        """The turn is only manners: who cannot have it in time writes anyway."""
-        monkeypatch.setattr("upwell.catalog.sqlite.BUSY_SECONDS", 1)
+        """Inside a transaction it keeps them from writing, and each is told without delay."""
+        monkeypatch.setattr("upwell.catalog.turns.STALL", 0.2)
+        monkeypatch.setattr("upwell.catalog.writer.OUT_OF_TURN", 0.2)
+        waits: list[float] = []
+        acquire = FileLock.acquire
+
+        def note(lock: FileLock, seconds: float, mode: int = fcntl.LOCK_EX) -> bool:
+            had = acquire(lock, seconds, mode)
+            waits.extend([] if had else [seconds])
+            return had
+
         path = tmp_path / "catalog.db"
         with closing(SqlCatalog.open(path)) as sql:
-            stuck = FileLock(tmp_path / "catalog.db.lock")
-            assert stuck.acquire(0)
-            _account(sql, "ann")
+            stopped = FileLock(tmp_path / f"catalog.db.{held}")
+            assert stopped.acquire(0)
+            monkeypatch.setattr(FileLock, "acquire", note)
+            for name in ("ann", "bob", "cid"):
+                _account(sql, name)
+            assert waits == [0, 0.2, 0, 0], "the second and third only try"
             with closing(sqlite3.connect(path, isolation_level=None)) as plain:
                 plain.execute("BEGIN IMMEDIATE")
-                with pytest.raises(NotReady, match="busy"):
-                    _account(sql, "bob")
+                for name in ("dan", "eve"):
+                    with pytest.raises(NotReady, match="locked"):
+                        _account(sql, name)
+                assert sql.accounts(), "reading goes on"
                 plain.execute("ROLLBACK")
-            stuck.close()
-            _account(sql, "bob")
+            _account(sql, "dan")
+            stopped.close()
+            waits.clear()
+            _account(sql, "eve")
+            assert waits == []
+
+    def test_a_turn_is_waited_for_as_long_as_others_commit(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("upwell.catalog.turns.STALL", 0.01)
+        path = tmp_path / "catalog.db"
+        with closing(FileLock(tmp_path / "catalog.db.lock")) as busy:
+            assert busy.acquire(0)
+            commits = iter([*range(20), 20, 20])
+            with closing(Turns(path, 30)) as turns:
+                with turns.turn(lambda: next(commits)) as had:
+                    assert not had
+                assert next(commits, None) is None, "it looked until nothing moved"
+                busy.release()
+                with turns.turn(lambda: pytest.fail("it is free")) as had:
+                    assert had
 
 
 @pytest.fixture

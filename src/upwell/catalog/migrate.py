@@ -21,10 +21,10 @@ HEAD = "0003"  # the newest file in migrations/versions; known here so that Alem
 def migrate(database: Sqlite) -> None:
     """Create or upgrade the schema. Returns at once when it is up to date; safe when many
     processes come at once, and when one dies on the way: the upgrade is one transaction."""
-    with database.turns.turn(fcntl.LOCK_SH):
+    with database.turns.migration(fcntl.LOCK_SH):
         if database.read(_is_current):
             return
-    with database.turns.turn(fcntl.LOCK_EX):
+    with database.turns.migration(fcntl.LOCK_EX):
         if not database.read(_prepare):
             database.read(_upgrade)
             sync(database.path.parent)

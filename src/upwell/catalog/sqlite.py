@@ -58,7 +58,7 @@ class Sqlite:
         )
         sa.event.listen(self.engine, "connect", _configure)
         self.turns = Turns(path, BUSY_SECONDS)
-        self._writer = Writer(self._connect, self.turns)
+        self._writer = Writer(self._connect, self.turns, BUSY_SECONDS)
         self._idle: deque[Connection] = deque()
         self._closed = False
         self.written_at = 0.0  # when this process last wrote, seconds since the epoch
@@ -199,7 +199,7 @@ def raise_explained(error: Exception, path: Path) -> NoReturn:
         ) from error
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
         raise NotReady(
-            f"The catalog was busy for {BUSY_SECONDS} seconds; nothing was changed. "
+            "Another process keeps the catalog locked; nothing was changed. "
             "Send the request again.",
             retry_after=5,
         ) from error

@@ -8,6 +8,7 @@ woken for it.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from upwell.errors import NotReady
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import Connection
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BATCH = 64
+OUT_OF_TURN = 5.0  # seconds to wait for SQLite's own lock without a turn
+BLOCKED = 0.1  # the same, while the previous write waited for that lock in vain
 
 
 def driver_connection(connection: Connection) -> sqlite3.Connection:
@@ -48,13 +50,17 @@ class Job:
 class Writer:
     """Runs writes one after the other; each returns only when its commit is on disk."""
 
-    def __init__(self, connect: Callable[[], Connection], turns: Turns) -> None:
+    def __init__(self, connect: Callable[[], Connection], turns: Turns, busy_seconds: int) -> None:
+        """``busy_seconds`` is how long a connection waits for SQLite's own lock."""
         self._connect = connect
         self._turns = turns
+        self._busy_seconds = busy_seconds
         self._queue: deque[Job] = deque()
         self._lead = threading.Lock()
         self._closed = False
         self._connection: Connection | None = None
+        self._waits: float = busy_seconds  # seconds that the connection waits for SQLite's lock
+        self._blocked = False
 
     def submit(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` in a transaction. What it raises undoes it alone, and comes out here;
@@ -97,13 +103,37 @@ class Writer:
                 _fail(batch, NotReady("The catalog is closed: the server is shutting down."))
                 return
             self._connection = self._connection or self._connect()
-            with self._turns.turn():
-                _Batch(self._connection, batch).run()
+            self._write(self._connection, batch)
         except BaseException as error:  # noqa: BLE001 - each caller of the batch gets it
             _fail(batch, error)
         finally:
             for job in batch:
                 job.done = True
+
+    def _write(self, connection: Connection, batch: list[Job]) -> None:
+        """Run the batch when SQLite lets it.
+
+        A write without a turn meets a process that is stopped, perhaps inside a transaction: then
+        no other can write before it continues. Writes wait one after the other, so only the first
+        one waits long.
+        """
+        raw = driver_connection(connection)
+        with self._turns.turn(lambda: raw.execute("PRAGMA data_version").fetchone()) as had:
+            patience = self._busy_seconds if had else OUT_OF_TURN
+            self._wait_for_lock(raw, BLOCKED if self._blocked else patience)
+            try:
+                _Batch(connection, batch).run()
+            except Exception as error:
+                code = getattr(error, "sqlite_errorcode", 0)
+                self._blocked = code & 0xFF == sqlite3.SQLITE_BUSY
+                raise
+        self._blocked = False
+
+    def _wait_for_lock(self, raw: sqlite3.Connection, seconds: float) -> None:
+        """Let ``BEGIN`` wait that long."""
+        if seconds != self._waits:
+            raw.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+            self._waits = seconds
 
 
 def _fail(batch: list[Job], error: BaseException) -> None:
