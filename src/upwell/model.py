@@ -6,6 +6,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,6 @@ from upwell.errors import ValidationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime, timedelta
 
 DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
 DEFAULT_POOL_ID = "00000000-0000-4000-8000-000000000001"
@@ -236,6 +236,21 @@ class FileQuery:
 ALL_FILES = FileQuery()
 
 
+# When something is to end: at an instant, or so long from now by the server's clock.
+Ends = datetime | timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """The options of an upload that may still change while its chunks arrive."""
+
+    file_name: str
+    content_type: str
+    pool_id: str | None = None
+    bundle_id: str | None = None
+    expired_at: Ends | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class NewUpload:
     """What a caller asks for; validated in shape, not yet against policy."""
@@ -247,7 +262,7 @@ class NewUpload:
     pool_id: str | None = None
     bundle_id: str | None = None
     password: str | None = field(default=None, repr=False)
-    expired_at: datetime | None = None
+    expired_at: Ends | None = None
     chunk_size: int = DEFAULT_CHUNK_SIZE
 
 

@@ -38,6 +38,7 @@ TASK_CALLS: list[tuple[str, str, Any]] = [
     ("PUT", "/api/files/upload/chunk/{id}/0", None),
     ("POST", "/api/files/upload/complete/{id}", None),
     ("GET", "/api/files/upload/resume/{id}", None),
+    ("PUT", "/api/files/upload/resume/{id}", {"file_name": "x"}),
     ("GET", "/api/files/upload/progress/{id}", None),
     ("DELETE", "/api/files/upload/{id}", None),
 ]

@@ -16,10 +16,13 @@ from tests.api.world import DIRECT_MAX, SECOND_POOL, described, refused, unique
 from upwell.model import DEFAULT_POOL_ID
 
 if TYPE_CHECKING:
-    from tests.api.world import Api
+    import httpx2
+
+    from tests.api.world import Api, World
 
 CREATE = "/api/files/upload/create"
 DIRECT = "/api/files/upload/direct"
+BATCH = "/api/files/upload/batch"
 UNKNOWN = "00000000-0000-4000-8000-0000000000ff"
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -335,6 +338,73 @@ def test_asking_again_resumes(api: Api, stranger: Api) -> None:
     assert api.create(content, chunk_size=10) == first
     assert api.create(content, chunk_size=10, file_name="b")["task_id"] != first["task_id"]
     assert stranger.create(content, chunk_size=10)["task_id"] != first["task_id"]
+
+
+def test_an_upload_is_resumed_with_other_options(api: Api, stranger: Api) -> None:
+    content = unique()
+    made = api.create(content, chunk_size=10, expires_in=3600)
+    task, path = made["task_id"], f"/api/files/upload/resume/{made['task_id']}"
+    assert api.chunk(task, 1, content[10:20]).status_code == 200
+    answer = api.put(path, json={"fileName": "b.png", "contentType": "image/png"})
+    assert (answer.status_code, answer.json()["missing_chunks"]) == (200, [0, 2, 3])
+    told = api.get(path).json()
+    assert told == answer.json()
+    assert (told["file_name"], told["content_type"], told["expired_at"]) == (
+        "b.png", "image/png", None,
+    )  # fmt: skip
+    moved = refused(
+        api.put(path, json={"file_name": "b", "pool_id": SECOND_POOL}), 400, "VALIDATION_FAILED"
+    )
+    assert "the upload began in pool" in moved["message"]
+    refused(stranger.put(path, json={"file_name": "b"}), 404, "TASK_NOT_FOUND")
+    refused(api.put(path, json={}), 400, "VALIDATION_FAILED")
+    assert api.get(path).json() == told
+    assert api.delete(f"/api/files/upload/{task}").status_code == 204
+    refused(api.put(path, json={"file_name": "b"}), 409, "TASK_CLOSED")
+
+
+def _ends(file: dict[str, Any], world: World) -> float:
+    """Seconds from the server's now until a file ends."""
+    return (datetime.fromisoformat(file["expired_at"]) - world.clock()).total_seconds()
+
+
+def test_a_life_in_seconds_is_counted_by_the_server(live: Api) -> None:
+    """By every way that a file comes in; the caller's own clock is never asked."""
+    life, world = {"expires_in": 1800}, live.world
+    batch = {"items": json.dumps([described(b"content") | life])}
+    try:
+        world.clock.ahead = timedelta(days=400)
+        for file in (
+            live.store(unique(), **life),
+            live.direct(unique(), expires_in="1800"),
+            _only(live.post(BATCH, data=batch, files={"content": b"content"})),
+            live.post("/api/bundles", json={"name": "b"} | life).json(),
+        ):
+            assert 1790 < _ends(file, world) <= 1800
+        bundle = live.post("/api/bundles", json={"name": "b"}).json()
+        path = f"/api/bundles/{bundle['id']}"
+        assert 1790 < _ends(live.patch(path, json=life).json(), world) <= 1800
+        refused(live.patch(path, json=life | {"unset": ["expired_at"]}), 400, "VALIDATION_FAILED")
+    finally:
+        world.clock.ahead = timedelta()
+
+
+def _only(answer: httpx2.Response) -> Any:
+    """The file of a batch of one."""
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    return result["file"]
+
+
+@pytest.mark.parametrize("life", [0, -1, 1.5, 10**12, "soon", {"expired_at": "2099-01-01T00:00Z"}])
+def test_what_is_no_life(api: Api, life: Any) -> None:
+    both = life if isinstance(life, dict) else {}
+    asked = {"expires_in": 60} | both if both else {"expires_in": life}
+    for path, body in ((CREATE, described(unique())), ("/api/bundles", {"name": "b"})):
+        error = refused(api.post(path, json=body | asked), 400, "VALIDATION_FAILED")
+        assert set(error["errors"]) == {"expires_in"}
+    if both:
+        assert "together with expired_at" in error["message"]
 
 
 # 1.2 chunks

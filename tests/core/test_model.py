@@ -21,6 +21,7 @@ from upwell.errors import (
 from upwell.model import (
     Account,
     Digest,
+    Ends,
     Layout,
     NewUpload,
     Policy,
@@ -186,8 +187,6 @@ def _new(**fields: object) -> NewUpload:
     [
         (_new(file_size=11), Policy(max_file_size=10), FileTooLarge),
         (_new(password="p"), Policy(allow_encryption=False), EncryptionNotAllowed),
-        (_new(expired_at=NOW), Policy(), ValidationFailed),
-        (_new(expired_at=NOW - timedelta(days=1)), Policy(), ValidationFailed),
         (_new(), Policy(accept_types=("text/*",)), TypeNotAccepted),
         (_new(content_type="image"), Policy(accept_types=("image/png",)), TypeNotAccepted),
         (_new(content_type=""), Policy(accept_types=("image/*",)), TypeNotAccepted),
@@ -195,7 +194,7 @@ def _new(**fields: object) -> NewUpload:
 )
 def test_policy_refuses(new: NewUpload, rules: Policy, error: type[Exception]) -> None:
     with pytest.raises(error):
-        policy.accept(new, rules, NOW)
+        policy.accept(new, rules)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,6 @@ def test_policy_refuses(new: NewUpload, rules: Policy, error: type[Exception]) -
         (_new(), Policy(max_file_size=10)),
         (_new(file_size=0), Policy(max_file_size=0)),
         (_new(password="p"), Policy(allow_encryption=True)),
-        (_new(expired_at=NOW + timedelta(microseconds=1)), Policy()),
         (_new(content_type="Image/PNG; q=1"), Policy(accept_types=("text/*", "image/*"))),
         (_new(content_type="image/png"), Policy(accept_types=("image/png",))),
         (_new(content_type="image/unknown"), Policy(accept_types=("*/*",))),
@@ -213,7 +211,15 @@ def test_policy_refuses(new: NewUpload, rules: Policy, error: type[Exception]) -
     ],
 )
 def test_policy_accepts(new: NewUpload, rules: Policy) -> None:
-    policy.accept(new, rules, NOW)
+    policy.accept(new, rules)
+
+
+@pytest.mark.parametrize("ends", [NOW, NOW - timedelta(days=1), timedelta(), timedelta(-1)])
+def test_what_ends_does_so_in_the_future(ends: Ends) -> None:
+    with pytest.raises(ValidationFailed, match="expires_at must be in the future"):
+        policy.end_of(ends, NOW, "expires_at")
+    tick = timedelta(microseconds=1)
+    assert policy.end_of(NOW + tick, NOW) == policy.end_of(tick, NOW) == NOW + tick
 
 
 @given(

@@ -26,7 +26,9 @@ from tests.core.world import (
     piece,
     sha256,
 )
+from upwell.core.bundles import NewBundle
 from upwell.core.creating import Senses
+from upwell.core.direct import Stored
 from upwell.core.homes import Home
 from upwell.core.receiving import Checksum, ChunkWriter
 from upwell.core.uploads import Uploads, Verifying
@@ -59,6 +61,7 @@ from upwell.model import (
     Principal,
     Scope,
     TaskStatus,
+    UploadOptions,
     UploadTask,
 )
 from upwell.stores.memory import MemoryStore
@@ -200,6 +203,82 @@ def test_asking_again_takes_the_newest_type_and_expiry(world: World) -> None:
     file = world.uploads.complete(world.me, task.id)
     assert (file.mime_type, file.expired_at) == ("a/b", until)
     assert len(world.all_keys()) == 1
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["hash", "no hash"])
+@pytest.mark.parametrize("password", [None, "secret"])
+def test_an_upload_is_resumed_with_the_options_asked_last(
+    small: World, named: bool, password: str | None
+) -> None:
+    data = content(20)
+    bundle = small.bundles.create(small.me, NewBundle("b"))
+    new = new_upload(data, expired_at=timedelta(hours=1), password=password)
+    task = task_for(small, small.me, new if named else replace(new, digest=None))
+    small.send(small.me, task, 0, piece(task, data, 0))
+    asked = UploadOptions("other.png", "image/png", task.pool_id, bundle.id)
+    for ends, until in ((timedelta(hours=2), small.clock() + timedelta(hours=2)), (None, None)):
+        status = small.uploads.resume(small.me, task.id, replace(asked, expired_at=ends))
+        assert (status.task.id, status.uploaded, status.task.expired_at) == (task.id, [0], until)
+    if named:
+        again = replace(new, file_name="other.png", bundle_id=bundle.id, expired_at=None)
+        assert task_for(small, small.me, again).id == task.id, "create finds it by its new name"
+    small.uploads.resume(small.me, task.id, asked)
+    small.send_all(small.me, task, data)
+    file = small.uploads.complete(small.me, task.id)
+    told = (file.name, file.mime_type, file.bundle_id, file.expired_at, file.encrypted)
+    assert told == ("other.png", "image/png", bundle.id, None, password is not None)
+    with pytest.raises(TaskClosed):
+        small.uploads.resume(small.me, task.id, asked)
+
+
+def test_what_cannot_change_any_more_is_refused_and_changes_nothing(small: World) -> None:
+    data = content(20)
+    task = task_for(small, small.me, new_upload(data))
+    asked = UploadOptions("b", "a/b")
+    unknown = "00000000-0000-4000-8000-00000000ffff"
+    refusals: list[tuple[Principal, UploadOptions, type[UpwellError]]] = [
+        (small.me, replace(asked, pool_id=OTHER_POOL), ValidationFailed),
+        (small.me, replace(asked, bundle_id=unknown), BundleNotFound),
+        (small.me, replace(asked, expired_at=small.clock()), ValidationFailed),
+        (small.stranger, asked, TaskNotFound),
+    ]
+    for who, options, error in refusals:
+        with pytest.raises(error):
+            small.uploads.resume(who, task.id, options)
+    assert small.uploads.status(small.me, task.id).task == task
+    small.uploads.cancel(small.me, task.id)
+    with pytest.raises(TaskClosed):
+        small.uploads.resume(small.me, task.id, asked)
+
+
+def test_an_upload_never_takes_the_name_of_another_in_progress(small: World) -> None:
+    data = content(20)
+    one = task_for(small, small.me, new_upload(data))
+    other = task_for(small, small.me, new_upload(data, file_name="b.bin"))
+    small.uploads.resume(small.me, one.id, UploadOptions("b.bin", "x/y"))
+    assert task_for(small, small.me, new_upload(data, file_name="b.bin")).id == other.id
+    for task in (one, other):
+        small.send_all(small.me, task, data)
+        assert small.uploads.complete(small.me, task.id).name == "b.bin"
+
+
+def test_a_life_is_counted_by_the_server(small: World) -> None:
+    data, hour = content(20), timedelta(hours=1)
+    new = new_upload(data, expired_at=hour)
+    file = small.uploads.store_direct(small.me, new, data)
+    assert file.expired_at == small.clock() + hour
+    small.clock.advance(seconds=20)  # its answer was lost, and the request is repeated
+    (again,) = small.uploads.store_many(small.me, [(new, data)])
+    assert isinstance(again, Stored)
+    assert (again.existed, again.file.id) == (True, file.id)
+    small.clock.advance(seconds=60)
+    later = small.uploads.create(small.me, new)
+    assert isinstance(later, CloudFile)
+    assert later.expired_at == small.clock() + hour, "asked for later, it ends later"
+    bundle = small.bundles.create(small.me, NewBundle("b", expired_at=hour))
+    assert bundle.expired_at == small.clock() + hour
+    bundle = small.bundles.update(small.me, bundle.id, {"expired_at": 2 * hour})
+    assert bundle.expired_at == small.clock() + 2 * hour
 
 
 def test_another_destination_is_another_task(small: World) -> None:

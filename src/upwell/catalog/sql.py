@@ -131,6 +131,9 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
     def resume_task(self, task: UploadTask) -> UploadTask | None:
         return self._db.write(lambda conn: tasks.resume(conn, task))
 
+    def change_task(self, task: UploadTask) -> UploadTask | None:
+        return self._db.write(lambda conn: tasks.change(conn, task))
+
     def task_by_identity(self, account_id: str, identity: str, now: datetime) -> UploadTask | None:
         return self._db.read(lambda conn: tasks.by_identity(conn, account_id, identity, now))
 

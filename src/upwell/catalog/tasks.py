@@ -177,6 +177,29 @@ def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTa
     return replace(held, **changes)
 
 
+def change(conn: Connection, task: UploadTask) -> UploadTask | None:
+    row = conn.execute(_LOCK, {"task": task.id}).first()
+    held = None if row is None else _task(row)
+    if held is None or held.status is not TaskStatus.IN_PROGRESS or _is_past(held, task.updated_at):
+        return None
+    changes: dict[str, Any] = {
+        "file_name": task.file_name,
+        "content_type": task.content_type,
+        "bundle_id": task.bundle_id,
+        "expired_at": task.expired_at,
+        "updated_at": task.updated_at,
+        "expires_at": max(held.expires_at, task.expires_at),
+    }
+    changed = replace(held, **changes)
+    identity = changed.identity()
+    other = _in_progress(conn, held.account_id, identity)
+    identity = identity if other is None or other.id == held.id else None
+    conn.execute(
+        sa.update(tasks).where(tasks.c.id == held.id).values(changes | {"identity": identity})
+    )
+    return changed
+
+
 def find(conn: Connection, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
     row = _FIND.first(conn, {"account_id": account_id, "task": task_id, "now": now})
     return None if row is None else _task(row)

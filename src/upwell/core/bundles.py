@@ -18,20 +18,18 @@ from upwell.errors import (
     PasscodeRequired,
     PasscodeWrong,
     UpwellError,
-    ValidationFailed,
 )
 from upwell.model import Bundle, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime
     from typing import Any
 
     from upwell.core.guesses import Asker, Guesses
     from upwell.core.homes import Home
     from upwell.core.keys import ServerKey
     from upwell.core.ports import BlobReader, Catalog, Clock, Page
-    from upwell.model import CloudFile, Principal
+    from upwell.model import CloudFile, Ends, Principal
 
 _SLUG_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that are taken for each other
 _SLUG_LENGTH = 14  # 69 bits: not to be found by trying
@@ -47,7 +45,7 @@ class NewBundle:
     slug: str | None = None
     description: str | None = None
     passcode: str | None = None
-    expired_at: datetime | None = None
+    expired_at: Ends | None = None
 
     def __repr__(self) -> str:
         return f"NewBundle({self.name!r})"
@@ -75,7 +73,7 @@ class Bundles:
         """Raises SlugTaken, ValidationFailed."""
         policy.require(principal, Scope.WRITE)
         now = self._clock()
-        _require_future(new.expired_at, now)
+        ends = policy.end_of(new.expired_at, now) if new.expired_at else None
         bundle = Bundle(
             id=str(uuid4()),
             account_id=principal.account.id,
@@ -83,7 +81,7 @@ class Bundles:
             name=new.name,
             description=new.description,
             passcode_hash=passcodes.hash_of(new.passcode) if new.passcode else None,
-            expired_at=new.expired_at,
+            expired_at=ends,
             created_at=now,
             updated_at=now,
         )
@@ -120,7 +118,8 @@ class Bundles:
         policy.require_sharing(principal)
         now = self._clock()
         values = dict(changes)
-        _require_future(values.get("expired_at"), now)
+        if values.get("expired_at") is not None:
+            values["expired_at"] = policy.end_of(values["expired_at"], now)
         if "passcode" in values:
             passcode = values.pop("passcode")
             values["passcode_hash"] = passcodes.hash_of(passcode) if passcode else None
@@ -248,12 +247,6 @@ def _proven(bundle: Bundle) -> str:
 
 def _new_slug() -> str:
     return "".join(secrets.choice(_SLUG_LETTERS) for _ in range(_SLUG_LENGTH))
-
-
-def _require_future(expired_at: datetime | None, now: datetime) -> None:
-    if expired_at is not None and expired_at <= now:
-        why = "must be in the future"
-        raise ValidationFailed(f"expired_at {why}.", errors={"expired_at": [why]})
 
 
 def not_yours() -> BundleNotFound:

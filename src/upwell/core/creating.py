@@ -6,7 +6,7 @@ Everything that may be against it is looked at before the first side effect (I5)
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,14 @@ from upwell.core.sealing import (
     seal_whole,
     stored_layout,
 )
-from upwell.errors import BundleNotFound, HashMismatch, NotReady, UpwellError
+from upwell.errors import (
+    BundleNotFound,
+    HashMismatch,
+    NotReady,
+    TaskClosed,
+    UpwellError,
+    ValidationFailed,
+)
 from upwell.model import (
     DEFAULT_POOL_ID,
     GENERIC_TYPE,
@@ -31,6 +38,7 @@ from upwell.model import (
     JobKind,
     Layout,
     NewJob,
+    NewUpload,
     Scope,
     Seal,
     Sealed,
@@ -45,7 +53,7 @@ if TYPE_CHECKING:
 
     from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog, Clock
-    from upwell.model import Allowance, NewUpload, Policy, Principal
+    from upwell.model import Allowance, Policy, Principal, UploadOptions
 
 HEAD = 8192  # bytes that tell what a content is
 _SEALED_CHUNK = 32 << 20  # bytes of an encrypted chunk: it is sealed in memory
@@ -125,6 +133,34 @@ class Creating:
         draft = self._draft(principal, new, there)
         return self._resumable(draft) or self._reserve(principal, draft, there, new.password)
 
+    def change(self, principal: Principal, task: UploadTask, asked: UploadOptions) -> UploadTask:
+        """Give an open upload other options, judged as create would judge them.
+
+        Raises ValidationFailed for another pool, TaskClosed when the upload ended meanwhile.
+        """
+        if (asked.pool_id or DEFAULT_POOL_ID) != task.pool_id:
+            why = f"cannot change: the upload began in pool {task.pool_id}"
+            raise ValidationFailed(
+                f"pool_id {why}. Ask for that pool, or cancel the upload and start again.",
+                errors={"pool_id": [why]},
+            )
+        size, digest = task.layout.size, task.digest
+        new = NewUpload(file_size=size, digest=digest, **asdict(asked))
+        there, now = self.admit(principal, new), self._clock()
+        wanted = replace(
+            task,
+            file_name=new.file_name,
+            content_type=new.content_type,
+            bundle_id=new.bundle_id,
+            expired_at=there.own_end,
+            updated_at=now,
+            expires_at=now + self._limits.idle,
+        )
+        changed = self._catalog.change_task(wanted)
+        if changed is None:
+            raise TaskClosed("The upload ended meanwhile; ask for it again.")
+        return changed
+
     def admit(self, principal: Principal, new: NewUpload) -> Destination:
         """Everything that may be against it, before anything is done (I5)."""
         policy.require(principal, Scope.WRITE)
@@ -137,8 +173,9 @@ class Creating:
             if bundle is None:
                 raise BundleNotFound("There is no such bundle of yours; leave bundle_id out.")
         rules = home.pool.policy
-        policy.accept(new, rules, now)
-        own = policy.lives_until(new.expired_at, rules, None, now)
+        policy.accept(new, rules)
+        asked = policy.end_of(new.expired_at, now) if new.expired_at else None
+        own = policy.lives_until(asked, rules, None, now)
         expires = policy.lives_until(own, rules, bundle.expired_at if bundle else None, now)
         allowance = policy.allowance(principal, home.pool, self._limits.account_quota)
         return Destination(home, own, expires, allowance)
@@ -300,13 +337,9 @@ def _reserve_sealed(store: BlobStore, layout: Layout, sealing: Sealing) -> str:
 
 
 def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bool:
-    return (file.digest, file.name, file.pool_id, file.bundle_id, file.expired_at) == (
-        new.digest,
-        new.file_name,
-        there.pool_id,
-        new.bundle_id,
-        there.expired_at,
-    )
+    wanted = (new.digest, new.file_name, there.pool_id, new.bundle_id)
+    same = (file.digest, file.name, file.pool_id, file.bundle_id) == wanted
+    return same and policy.is_same_end(file.expired_at, there.expired_at, new.expired_at)
 
 
 def check_digest(declared: Digest | None, digests: dict[str, str]) -> None:

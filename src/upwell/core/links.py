@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
 from upwell.core import policy
 from upwell.core.keys import new_id
-from upwell.errors import FileNotFound, LinkNotFound, ValidationFailed
+from upwell.errors import FileNotFound, LinkNotFound
 from upwell.model import Link, Scope
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from upwell.core.files import OpenFile
     from upwell.core.keys import ServerKey
     from upwell.core.ports import BlobReader, Catalog, Clock
-    from upwell.model import CloudFile, Principal
+    from upwell.model import CloudFile, Ends, Principal
 
 _PURPOSE = "link"
 
@@ -29,7 +28,7 @@ class NewLink:
     """``ends`` then, or so long from now. ``max_downloads`` whole downloads, in as many pieces
     as it takes; None for any number."""
 
-    ends: datetime | timedelta
+    ends: Ends
     max_downloads: int | None = None
 
 
@@ -54,10 +53,7 @@ class Links:
         policy.require_sharing(principal)
         now = self._clock()
         file = self._owned(principal, file_id, now)
-        expires_at = now + new.ends if isinstance(new.ends, timedelta) else new.ends
-        if expires_at <= now:
-            why = "must be in the future"
-            raise ValidationFailed(f"expires_at {why}.", errors={"expires_at": [why]})
+        expires_at = policy.end_of(new.ends, now, "expires_at")
         link = Link(
             id=new_id(),
             account_id=principal.account.id,

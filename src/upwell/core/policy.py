@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from upwell.errors import (
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from upwell.core.ports import StoreLimits
-    from upwell.model import CloudFile, NewUpload, Policy, Pool, Principal, Usage
+    from upwell.model import CloudFile, Ends, NewUpload, Policy, Pool, Principal, Usage
 
 
 def require(principal: Principal, scope: Scope) -> None:
@@ -64,11 +65,33 @@ def may_use(principal: Principal, pool: Pool) -> bool:
     return pool.policy.public_usable or owns or principal.account.is_admin
 
 
-def accept(new: NewUpload, policy: Policy, now: datetime) -> None:
-    """Raises what a pool's policy, or plain sense, has against a new upload."""
-    if new.expired_at is not None and new.expired_at <= now:
+def end_of(asked: Ends, now: datetime, field: str = "expired_at") -> datetime:
+    """The instant at which something ends that a caller asked to end then, or after a duration.
+
+    ``field`` is the request's name for the instant. Raises ValidationFailed unless it is after
+    ``now``.
+    """
+    end = now + asked if isinstance(asked, timedelta) else asked
+    if end <= now:
         why = "must be in the future"
-        raise ValidationFailed(f"expired_at {why}.", errors={"expired_at": [why]})
+        raise ValidationFailed(f"{field} {why}.", errors={field: [why]})
+    return end
+
+
+def is_same_end(held: datetime | None, wanted: datetime | None, asked: Ends | None) -> bool:
+    """Whether a file that ends at ``held`` is the one that a caller wants to end at ``wanted``.
+
+    A duration names a slightly later instant each time it is sent. A request that is repeated
+    because its answer was lost must find the file it made, so a duration matches within a
+    sixtieth of it, at most a minute.
+    """
+    if held is None or wanted is None or not isinstance(asked, timedelta):
+        return held == wanted
+    return abs(wanted - held) <= min(asked / 60, timedelta(minutes=1))
+
+
+def accept(new: NewUpload, policy: Policy) -> None:
+    """Raises what a pool's policy has against a new upload."""
     _accept(policy, new.file_size, new.content_type, encrypted=new.password is not None)
 
 

@@ -134,6 +134,13 @@ class UploadRows(Protocol):
         recorded, when there is none."""
         ...
 
+    def change_task(self, task: UploadTask) -> UploadTask | None:
+        """Give the task in progress with this id the name, content type, bundle and file
+        expiry of ``task``; its own expiry slides. None when it is not in progress. When another
+        task of the account has the resulting identity, this one loses its own: create finds the
+        other."""
+        ...
+
     def tasks(
         self,
         account_id: str,

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from upwell.core.keys import ServerKey
     from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page, UploadReader
     from upwell.errors import UpwellError
-    from upwell.model import Chunk, NewUpload, Principal
+    from upwell.model import Chunk, NewUpload, Principal, UploadOptions
 
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
@@ -132,6 +132,15 @@ class Uploads:
     ) -> list[Stored | UpwellError | None]:
         """What create would find to be there already; None for what is to be sent."""
         return self._direct.find_many(principal, asked)
+
+    def resume(self, principal: Principal, task_id: str, asked: UploadOptions) -> Status:
+        """Where an upload stands that goes on with these options in place of its own.
+
+        Raises TaskClosed when it has ended, ValidationFailed for what cannot change any more.
+        """
+        policy.require(principal, Scope.WRITE)
+        task = self._open_task(principal, task_id)
+        return self._status(self._creating.change(principal, task, asked))
 
     # receive
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -19,6 +19,8 @@ from pydantic import (
     PlainSerializer,
     StringConstraints,
     TypeAdapter,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -29,9 +31,11 @@ from upwell.model import (
     GENERIC_TYPE,
     CloudFile,
     Digest,
+    Ends,
     NewUpload,
     Pool,
     TaskStatus,
+    UploadOptions,
     UploadTask,
 )
 
@@ -72,6 +76,24 @@ def _in_utc(value: datetime) -> datetime:
 
 AskedInstant = Annotated[AwareDatetime, BeforeValidator(_written_out), AfterValidator(_in_utc)]
 WHOLE = BeforeValidator(_whole)  # after the bounds: else the description does not show them
+LONGEST_LIFE = 100 * 366 * 86_400  # seconds: well within the calendar
+Life = Annotated[int, Field(strict=True, ge=1, le=LONGEST_LIFE), WHOLE]
+
+
+def one_end(life: int | None, info: ValidationInfo) -> int | None:
+    """Let ``expires_in`` through unless an instant is given too."""
+    for instant in ("expired_at", "expires_at"):
+        if life is not None and info.data.get(instant) is not None:
+            message = f"cannot be given together with {instant}"
+            raise ValueError(message)
+    return life
+
+
+def end_asked(instant: datetime | None, life: int | None) -> Ends | None:
+    """What a caller asks for by an instant or by ``life`` in seconds."""
+    return timedelta(seconds=life) if life is not None else instant
+
+
 # U+0000 cannot be stored as text by every database.
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00]+$")]
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
@@ -131,7 +153,37 @@ _CREATE_EXAMPLE: dict[str, Any] = {
 }
 
 
-class CreateUpload(RequestBody):
+class ResumeUpload(RequestBody):
+    """The options that an upload continues with. An absent one is as it is when absent in
+    create."""
+
+    file_name: Name
+    content_type: MediaType | None = None
+    pool_id: Annotated[
+        UUID | None, Field(description="The default pool when absent. An upload keeps its pool.")
+    ] = None
+    bundle_id: Annotated[UUID | None, Field(description="A bundle of the caller's.")] = None
+    expired_at: Annotated[
+        AskedInstant | None, Field(description="In the future; the file is gone from then on.")
+    ] = None
+    expires_in: Annotated[
+        Life | None,
+        Field(description="Seconds from now by the server's clock, instead of `expired_at`."),
+    ] = None
+
+    _one_end = field_validator("expires_in")(one_end)
+
+    def options(self) -> UploadOptions:
+        return UploadOptions(
+            file_name=self.file_name,
+            content_type=self.content_type or GENERIC_TYPE,
+            pool_id=str(self.pool_id) if self.pool_id else None,
+            bundle_id=str(self.bundle_id) if self.bundle_id else None,
+            expired_at=end_asked(self.expired_at, self.expires_in),
+        )
+
+
+class CreateUpload(ResumeUpload):
     """What to upload, and where to."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_CREATE_EXAMPLE]})
@@ -149,19 +201,13 @@ class CreateUpload(RequestBody):
             ),
         ),
     ] = None
-    file_name: Name
     file_size: Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE, description="Bytes."), WHOLE]
-    content_type: MediaType | None = None
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
-    bundle_id: Annotated[UUID | None, Field(description="A bundle of the caller's.")] = None
     encrypt_password: Annotated[
         Secret | None,
         Field(
             description="What is stored is a standard age file under it; the pool must allow it.",
         ),
-    ] = None
-    expired_at: Annotated[
-        AskedInstant | None, Field(description="In the future; the file is gone from then on.")
     ] = None
     chunk_size: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=MAX_SIZE), WHOLE] | None,
@@ -169,15 +215,16 @@ class CreateUpload(RequestBody):
     ] = None
 
     def command(self) -> NewUpload:
+        options = self.options()
         return NewUpload(
-            file_name=self.file_name,
+            file_name=options.file_name,
             file_size=self.file_size,
-            content_type=self.content_type or GENERIC_TYPE,
+            content_type=options.content_type,
             digest=Digest.parse(self.hash) if self.hash else None,
-            pool_id=str(self.pool_id) if self.pool_id else None,
-            bundle_id=str(self.bundle_id) if self.bundle_id else None,
+            pool_id=options.pool_id,
+            bundle_id=options.bundle_id,
             password=self.encrypt_password,
-            expired_at=self.expired_at,
+            expired_at=options.expired_at,
             chunk_size=self.chunk_size or DEFAULT_CHUNK_SIZE,
         )
 
@@ -187,6 +234,14 @@ class DirectUpload(CreateUpload):
     is absent, the file itself tells."""
 
     file_size: Annotated[int, Field(ge=0, le=MAX_SIZE, description="Bytes.")]
+    expires_in: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=LONGEST_LIFE,
+            description="Seconds from now by the server's clock, instead of `expired_at`.",
+        ),
+    ] = None
     chunk_size: Annotated[
         int | None, Field(ge=1, le=MAX_SIZE, description="Has no effect here.")
     ] = None

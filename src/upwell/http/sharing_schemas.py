@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 from uuid import UUID
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, field_validator
 
 from upwell.core.bundles import NewBundle, public_facts
 from upwell.core.links import NewLink, SignedLink
 from upwell.errors import ValidationFailed
-from upwell.http.schemas import WHOLE, AskedInstant, Instant, Name, RequestBody, Secret
+from upwell.http.schemas import (
+    WHOLE,
+    AskedInstant,
+    Instant,
+    Life,
+    Name,
+    RequestBody,
+    Secret,
+    end_asked,
+    one_end,
+)
 
 if TYPE_CHECKING:
     from upwell.model import Bundle, CloudFile
@@ -35,8 +45,11 @@ Description = Annotated[
 Passcode = Annotated[
     Secret | None, Field(description="Who reads the bundle needs it; kept as Argon2id.", repr=False)
 ]
-Ends = Annotated[
+EndsAt = Annotated[
     AskedInstant, Field(description="In the future; the bundle and its files are gone then.")
+]
+EndsIn = Annotated[
+    Life, Field(description="Seconds from now by the server's clock, instead of `expired_at`.")
 ]
 Removable = Literal["description", "passcode", "expired_at"]
 
@@ -48,10 +61,14 @@ class CreateBundle(RequestBody):
     slug: Slug | None = None
     description: Description | None = None
     passcode: Passcode = None
-    expired_at: Ends | None = None
+    expired_at: EndsAt | None = None
+    expires_in: EndsIn | None = None
+
+    _one_end = field_validator("expires_in")(one_end)
 
     def command(self) -> NewBundle:
-        return NewBundle(self.name, self.slug, self.description, self.passcode, self.expired_at)
+        ends = end_asked(self.expired_at, self.expires_in)
+        return NewBundle(self.name, self.slug, self.description, self.passcode, ends)
 
 
 class ChangeBundle(RequestBody):
@@ -61,15 +78,20 @@ class ChangeBundle(RequestBody):
     slug: Slug | None = None
     description: Description | None = None
     passcode: Passcode = None
-    expired_at: Ends | None = None
+    expired_at: EndsAt | None = None
+    expires_in: EndsIn | None = None
     unset: Annotated[
         list[Removable] | None, Field(max_length=10, description="What is to be taken away.")
     ] = None
 
+    _one_end = field_validator("expires_in")(one_end)
+
     def changes(self) -> dict[str, Any]:
         """As fields of a bundle. Raises ValidationFailed when they contradict each other."""
-        names = ("name", "slug", "description", "passcode", "expired_at")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        names = ("name", "slug", "description", "passcode")
+        values = {name: getattr(self, name) for name in names}
+        values["expired_at"] = end_asked(self.expired_at, self.expires_in)
+        given = {name: value for name, value in values.items() if value is not None}
         without = dict.fromkeys(self.unset or ())
         both = sorted({*given} & {*without})
         if both:
@@ -176,7 +198,7 @@ class CreateLink(RequestBody):
     expires_at: Annotated[AskedInstant | None, Field(description="In the future.")] = None
     expires_in: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=LONGEST_LINK), WHOLE] | None,
-        Field(description="Seconds; instead of `expires_at`."),
+        Field(description="Seconds from now by the server's clock, instead of `expires_at`."),
     ] = None
     max_downloads: Annotated[
         Annotated[int, Field(strict=True, ge=1, le=MAX_DOWNLOADS), WHOLE] | None,
@@ -185,13 +207,11 @@ class CreateLink(RequestBody):
         ),
     ] = None
 
+    _one_end = field_validator("expires_in")(one_end)
+
     def command(self) -> NewLink:
-        """Raises ValidationFailed when both ends are given."""
-        if self.expires_at is not None and self.expires_in is not None:
-            why = "cannot be given together with expires_in"
-            raise ValidationFailed(f"expires_at {why}.", errors={"expires_at": [why]})
-        life = timedelta(seconds=LINK_LIFE if self.expires_in is None else self.expires_in)
-        return NewLink(self.expires_at or life, self.max_downloads)
+        ends = end_asked(self.expires_at, self.expires_in) or timedelta(seconds=LINK_LIFE)
+        return NewLink(ends, self.max_downloads)
 
 
 class LinkOut(BaseModel):

@@ -26,6 +26,7 @@ from upwell.http.schemas import (
     DirectUpload,
     FileExists,
     ResumeOut,
+    ResumeUpload,
     TaskCreated,
     TaskOut,
 )
@@ -168,6 +169,20 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
     )
     async def resume_upload(request: Request, task_id: TaskId) -> ResumeOut:
         return await _resume(verbs, request, task_id)
+
+    @router.put(
+        "/upload/resume/{task_id}",
+        summary="Resume with these options",
+        responses=responses(*JSON_BODY, *REFUSALS, e.TaskNotFound, e.TaskClosed),
+    )
+    async def resume_upload_with(
+        request: Request, task_id: TaskId, body: ResumeUpload
+    ) -> ResumeOut:
+        """Gives an open upload these options in place of those it began with, and answers what
+        is here and what is missing. An upload keeps its pool; asking for another is refused."""
+        asked = body.options()
+        status = await call(request, lambda p: verbs.uploads.resume(p, task_id, asked))
+        return ResumeOut.with_chunks(status.task, status.uploaded, status.missing)
 
     streamed = responses(e.TaskNotFound)
     streamed[200] = {
