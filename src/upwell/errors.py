@@ -16,10 +16,10 @@
     │                         · LinkNotFound · WebhookNotFound · PreviewNotFound · RouteNotFound
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · ChunkConflict
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
-    ├── TooMany               TooManyGuesses
+    ├── TooMany               TooManyGuesses · TooManyUploads
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
-    ├── Unavailable           StorageFull · NotReady
+    ├── Unavailable           StorageFull · NotReady · ServerBusy
     └── InternalError         a bug of ours, never a caller's doing
 
 ``http.errors`` maps each leaf to its status; a test keeps that table total.
@@ -248,6 +248,10 @@ class TooManyGuesses(TooMany):
     code = "TOO_MANY_GUESSES"
 
 
+class TooManyUploads(TooMany):
+    code = "TOO_MANY_UPLOADS"
+
+
 class TooLarge(UpwellError):
     """More bytes than is allowed here."""
 
@@ -286,6 +290,10 @@ class StorageFull(Unavailable):
 
 class NotReady(Unavailable):
     code = "NOT_READY"
+
+
+class ServerBusy(Unavailable):
+    code = "SERVER_BUSY"
 
 
 class InternalError(UpwellError):

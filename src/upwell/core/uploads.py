@@ -117,6 +117,11 @@ class Uploads:
         """A task to send chunks to, or the file when the account already holds the content."""
         return self._creating.create(principal, new)
 
+    def require_sender(self, principal: Principal) -> None:
+        """Raises ScopeMissing when the caller may store nothing: asked before a body is read
+        into memory. Does not block."""
+        policy.require(principal, Scope.WRITE)
+
     def store_direct(self, principal: Principal, new: NewUpload, data: bytes) -> CloudFile:
         """A small file in one go."""
         return self._direct.store(principal, new, data)

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from upwell import errors as e
 from upwell.core.direct import Stored
 from upwell.http.bodies import bad_form
-from upwell.http.direct import CONTENT, ITEMS, Budget, DirectForm, received_batch
-from upwell.http.errors import FORM_BODY, error_body, responses
+from upwell.http.direct import CONTENT, ITEMS, DirectForm
+from upwell.http.errors import FORM_BODY, IN_MEMORY, error_body, responses
 from upwell.http.guard import call, trace_id_of
 from upwell.http.schemas import (
     BATCH_ITEMS,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from upwell.core.verbs import Verbs
+    from upwell.http.direct import Forms
 
 _FORM = {
     "type": "object",
@@ -53,14 +54,14 @@ _FORM = {
 }
 
 
-def add_batch(router: APIRouter, verbs: Verbs, max_size: int, budget: Budget) -> None:
+def add_batch(router: APIRouter, verbs: Verbs, forms: Forms) -> None:
     media = {"schema": _FORM, "encoding": {ITEMS: {"contentType": "application/json"}}}
 
     @router.post(
         "/upload/batch",
         summary="Store many small files in one request",
         response_model=BatchOut,
-        responses=responses(*FORM_BODY, e.BodyTooLarge, e.MalformedRequest),
+        responses=responses(*FORM_BODY, *IN_MEMORY, e.MalformedRequest),
         openapi_extra={
             "requestBody": {"required": True, "content": {"multipart/form-data": media}}
         },
@@ -68,7 +69,7 @@ def add_batch(router: APIRouter, verbs: Verbs, max_size: int, budget: Budget) ->
     async def upload_batch(request: Request) -> Response:
         """Each file is stored or refused for itself, as by direct. Without `content`, nothing
         is stored: the answer tells what the account holds already, and what is to be sent."""
-        async with received_batch(request, max_size, budget) as form:
+        async with forms.batch(request) as form:
             work = partial(_store, verbs, form, trace_id_of(request.scope))
             body = await call(request, work)
         return Response(body, media_type="application/json")

@@ -27,7 +27,7 @@ from upwell.errors import (
     WrongMediaType,
 )
 from upwell.http.guard import in_thread
-from upwell.http.server import BodyChannel, ConnectionGone, Start, stopping
+from upwell.http.server import BUFFER_SIZE, BodyChannel, ConnectionGone, Start, stopping
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -205,6 +205,9 @@ class _End:
             return self._tail_left == 0
         closing = len(self._boundary) + len("\r\n----")
         return self._tail_left in (closing, closing + 2)
+
+    def room(self) -> int:
+        return BUFFER_SIZE
 
     def take(self, data: memoryview) -> None:
         data, self._start = data[self._start :], max(0, self._start - len(data))

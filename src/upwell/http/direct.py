@@ -1,8 +1,7 @@
-"""The forms of direct and batch uploads: contents and fields, in memory, under one budget."""
+"""The forms of direct and batch uploads: contents and fields, in memory."""
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,8 @@ from upwell.http.bodies import (
     pieces,
     truncated,
 )
+from upwell.http.guard import caller_of
+from upwell.http.memory import STEP, UploadMemory
 from upwell.http.server import BodyChannel, ConnectionGone, Start
 
 if TYPE_CHECKING:
@@ -25,35 +26,13 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from upwell.core.uploads import Uploads
+    from upwell.http.memory import Body
+
 FILE = "file"
 ITEMS, CONTENT = "items", "content"
-BUDGET = 128 << 20  # bytes of direct uploads in memory at once; more of them wait their turn
 _FIELDS_LIMIT = 64 << 10
 _ITEMS_LIMIT = 1 << 20
-
-
-class Budget:
-    """Bytes of memory that requests share. They wait in turn: a large one is not starved."""
-
-    def __init__(self, size: int = BUDGET) -> None:
-        self._size = self._free = size
-        self._turn = asyncio.Lock()
-        self._given_back = asyncio.Event()
-
-    @asynccontextmanager
-    async def hold(self, size: int) -> AsyncIterator[None]:
-        """Hold ``size`` bytes, or all there are when it is more than that."""
-        share = min(size, self._size)
-        async with self._turn:
-            while self._free < share:
-                self._given_back.clear()
-                await self._given_back.wait()
-            self._free -= share
-        try:
-            yield
-        finally:
-            self._free += share
-            self._given_back.set()
 
 
 @dataclass(slots=True)
@@ -76,53 +55,66 @@ class DirectForm:
         return told | {key: value for key, value in self.fields.items() if value}
 
 
-@asynccontextmanager
-async def received_form(request: Request, limit: int, budget: Budget) -> AsyncIterator[DirectForm]:
-    """A direct upload of at most ``limit`` bytes, in memory while the context lasts.
+class Forms:
+    """Receives the forms of direct and batch uploads, whose contents have at most ``limit``
+    bytes, in memory that they share.
 
-    Raises WrongMediaType, FormInvalid, BodyTooLarge, BodyTimeout, BodyTruncated.
+    Both methods raise ScopeMissing before they read any of the body; WrongMediaType,
+    FormInvalid, BodyTooLarge, BodyTimeout, BodyTruncated; TooManyUploads, ServerBusy.
     """
-    reader = _DirectReader(form_boundary(request), FILE, limit, _FIELDS_LIMIT)
-    async with _received(request, reader, limit + _FIELDS_LIMIT, budget) as form:
-        if not form.has_file:
-            raise bad_form(f"there is no field {FILE!r} in it")
-        yield form
+
+    def __init__(self, uploads: Uploads, limit: int) -> None:
+        self._uploads = uploads
+        self._limit = limit
+        self._memory = UploadMemory(limit + _ITEMS_LIMIT)
+
+    @asynccontextmanager
+    async def direct(self, request: Request) -> AsyncIterator[DirectForm]:
+        """A direct upload, in memory while the context lasts."""
+        async with self._received(request, FILE, _FIELDS_LIMIT) as form:
+            if not form.has_file:
+                raise bad_form(f"there is no field {FILE!r} in it")
+            yield form
+
+    @asynccontextmanager
+    async def batch(self, request: Request) -> AsyncIterator[DirectForm]:
+        """A batch, in memory while the context lasts."""
+        async with self._received(request, CONTENT, _ITEMS_LIMIT) as form:
+            if ITEMS not in form.fields:
+                raise bad_form(f"there is no field {ITEMS!r} in it")
+            yield form
+
+    @asynccontextmanager
+    async def _received(
+        self, request: Request, file: str, fields_limit: int
+    ) -> AsyncIterator[DirectForm]:
+        principal = caller_of(request)
+        self._uploads.require_sender(principal)
+        reader = _DirectReader(form_boundary(request), file, self._limit, fields_limit)
+        most = self._limit + fields_limit
+        declared = int(request.headers.get("content-length", most))
+        if declared > most:
+            raise reader.too_large()
+        async with self._memory.body(principal.account.id, declared) as body:
+            await _feed(request, reader, body)
+            reader.close()
+            yield reader.form
 
 
-@asynccontextmanager
-async def received_batch(request: Request, limit: int, budget: Budget) -> AsyncIterator[DirectForm]:
-    """A batch upload whose contents have at most ``limit`` bytes together; like a direct one."""
-    reader = _DirectReader(form_boundary(request), CONTENT, limit, _ITEMS_LIMIT)
-    async with _received(request, reader, limit + _ITEMS_LIMIT, budget) as form:
-        if ITEMS not in form.fields:
-            raise bad_form(f"there is no field {ITEMS!r} in it")
-        yield form
-
-
-@asynccontextmanager
-async def _received(
-    request: Request, reader: _DirectReader, limit: int, budget: Budget
-) -> AsyncIterator[DirectForm]:
-    declared = int(request.headers.get("content-length", limit))
-    if declared > limit:
-        raise reader.too_large()
-    async with budget.hold(2 * declared):  # as it grows, and once more as it is handed over
-        await _feed(request, reader)
-        reader.close()
-        yield reader.form
-
-
-async def _feed(request: Request, reader: FormReader) -> None:
+async def _feed(request: Request, reader: FormReader, body: Body) -> None:
     """Read the body: out of the loop where that is offered. Each step in the loop would wait its
     turn behind the threads that store other bodies."""
     tick = Patience(lambda: False).tick
     channel = request.scope.get("extensions", {}).get("upwell.body")
     if not isinstance(channel, BodyChannel) or "content-length" not in request.headers:
         async for piece in pieces(request.receive, tick):
+            await body.wait(len(piece))
+            body.arrived += len(piece)
             reader.feed(piece)
         return
+    end = _ReaderEnd(reader, body, len(channel.buffered))
     try:
-        await channel.receive(_ReaderEnd(reader), tick, _at_once)
+        await channel.receive(end, tick, end.until_room)
     except ConnectionGone:
         raise truncated() from None
     except (BodyTimeout, NotReady):
@@ -131,21 +123,29 @@ async def _feed(request: Request, reader: FormReader) -> None:
 
 
 class _ReaderEnd:
-    """The far end of a ``BodyChannel``: a form's reader, which is always ready."""
+    """The far end of a ``BodyChannel``: a form's reader, for which ``body`` is the memory.
+    ``buffered`` bytes were read before."""
 
-    def __init__(self, reader: FormReader) -> None:
+    def __init__(self, reader: FormReader, body: Body, buffered: int) -> None:
         self._reader = reader
+        self._body = body
+        self._buffered = buffered
 
     def begin(self) -> Start:
-        return Start.NOW
+        return Start.NOW if self._body.expect(self._buffered) else Start.LATER
+
+    def room(self) -> int:
+        return self._body.room()
 
     def take(self, data: memoryview) -> None:
+        self._buffered = 0
+        self._body.arrived += len(data)
         if data:  # to the parser, nothing is the end
             self._reader.feed(bytes(data))
 
-
-async def _at_once() -> None:
-    """What is always ready is not waited for."""
+    async def until_room(self) -> None:
+        """Raises TooManyUploads, ServerBusy."""
+        await self._body.wait(max(self._buffered, STEP))
 
 
 class _DirectReader(FormReader):

@@ -27,6 +27,7 @@ STATUS: dict[type[e.UpwellError], int] = {
     e.TooMany: 429,
     e.InternalError: 500,
     e.NotReady: 503,
+    e.ServerBusy: 503,
     e.StorageFull: 507,
 }
 
@@ -93,6 +94,7 @@ FORM_BODY = (
     e.BodyTimeout,
     e.WrongMediaType,
 )
+IN_MEMORY = (e.BodyTooLarge, e.TooManyUploads, e.ServerBusy)
 REFUSALS = (
     e.EncryptionNotAllowed,
     e.TypeNotAccepted,

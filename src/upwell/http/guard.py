@@ -72,10 +72,16 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 async def call(request: Request, verb: Callable[[Principal], T]) -> T:
     """Run a verb for the caller, who the guard has made sure of."""
+    principal = caller_of(request)
+    return await in_thread(lambda: verb(principal))
+
+
+def caller_of(request: Request) -> Principal:
+    """Raises AuthRequired for a stranger."""
     principal: Principal | None = request.scope["state"]["principal"]
     if principal is None:
         raise _auth_required()
-    return await in_thread(lambda: verb(principal))
+    return principal
 
 
 def asker_of(request: Request) -> Asker:

@@ -100,16 +100,16 @@ class _Borrowed:
         self.socket = socket.socket(fileno=os.dup(fd))
         self.socket.setblocking(False)
 
-    def receive(self, take: Callable[[memoryview], None], left: int) -> int:
-        """Hand up to ``left`` bytes to ``take`` while they come quickly; how many came.
-
-        Raises ConnectionGone.
-        """
+    def receive(
+        self, take: Callable[[memoryview], None], left: int, room: Callable[[], int]
+    ) -> int:
+        """Hand up to ``left`` bytes to ``take`` while they come quickly and there is ``room``
+        for them; how many came. Raises ConnectionGone."""
         poller = select.poll()
         poller.register(self.socket, select.POLLIN)
         buffer, got, until = _buffer(), 0, time.monotonic() + _SLICE
         while left > got and time.monotonic() < until:
-            want = min(left - got, BUFFER_SIZE)
+            want = min(left - got, BUFFER_SIZE, room())
             filled = self._fill(buffer[:want], poller)
             if not filled:
                 break
@@ -206,9 +206,13 @@ class Start(Enum):
 
 
 class End(Protocol):
-    """Where a channel's body goes. Both block, and are called in one thread at a time."""
+    """Where a channel's body goes. ``begin`` and ``take`` block; one thread calls at a time."""
 
     def begin(self) -> Start: ...
+
+    def room(self) -> int:
+        """How many bytes it can take now; 0 calls for ``later``."""
+        ...
 
     def take(self, data: memoryview) -> None: ...
 
@@ -219,23 +223,24 @@ class _Transfer:
     def __init__(self, channel: BodyChannel, borrowed: _Borrowed | None, end: End) -> None:
         self._channel = channel
         self._borrowed = borrowed
-        self._end = end
+        self.end = end
         self.total = channel.remaining
         self.start: Start | None = None
         self.got = 0
 
     def first(self) -> Start:
         """Ask the end; if it is willing, go on at once with what has come."""
-        self.start = self._end.begin()
+        self.start = self.end.begin()
         if self.start is Start.NOW:
-            self._end.take(memoryview(self._channel.take_buffered()))
+            self.end.take(memoryview(self._channel.take_buffered()))
             if not self._channel.asked_for_100:
                 self.more()
         return self.start
 
     def more(self) -> None:
         if self._borrowed:
-            self.got = self._borrowed.receive(self._take, self._channel.remaining)
+            left, end = self._channel.remaining, self.end
+            self.got = self._borrowed.receive(self._take, left, end.room)
 
     def stop(self) -> None:
         if self._borrowed:
@@ -244,7 +249,7 @@ class _Transfer:
 
     def _take(self, data: memoryview) -> None:
         self._channel.remaining -= len(data)
-        self._end.take(data)
+        self.end.take(data)
 
 
 class BodyChannel:
@@ -284,7 +289,8 @@ class BodyChannel:
         """Hand the whole body to ``end.take``, in a thread, in order, after ``end.begin``.
 
         True when all of it was taken; False, and nothing read, when ``begin`` said
-        ``OTHERWISE``. ``later`` is awaited before ``begin`` is asked again after ``LATER``.
+        ``OTHERWISE``. ``later`` is awaited before ``begin`` is asked again after ``LATER``, and
+        while ``room`` is 0.
         ``tick`` is called about once a second, in the loop, with the bytes that have reached
         this machine so far. What one of them raises ends the transfer; then the rest of the
         body is discarded and the connection stays usable. Raises ConnectionGone when the
@@ -299,7 +305,7 @@ class BodyChannel:
                 start = await _in_thread(transfer.first, transfer.stop)
             if start is Start.NOW and borrowed:
                 self._protocol.continue_100(self._cycle)
-                await self._receive_rest(transfer, borrowed, tick)
+                await self._receive_rest(transfer, borrowed, tick, later)
         except ConnectionGone:
             self._cycle.keep_alive = False
             raise
@@ -311,11 +317,17 @@ class BodyChannel:
         return start is Start.NOW
 
     async def _receive_rest(
-        self, transfer: _Transfer, borrowed: _Borrowed, tick: Callable[[int], None]
+        self,
+        transfer: _Transfer,
+        borrowed: _Borrowed,
+        tick: Callable[[int], None],
+        later: Callable[[], Awaitable[None]],
     ) -> None:
         next_tick = time.monotonic() + TICK
         while self.remaining:
-            if not transfer.got:
+            if not transfer.end.room():
+                await later()
+            elif not transfer.got:
                 borrowed.wake_at(min(self.remaining, _LOW_WATER))
                 await _until_ready(borrowed, write=False, seconds=TICK)
             if time.monotonic() >= next_tick:

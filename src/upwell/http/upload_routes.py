@@ -17,8 +17,8 @@ from upwell.core.uploads import Verifying
 from upwell.http import batch_routes
 from upwell.http.bodies import receive_chunk
 from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
-from upwell.http.direct import Budget, received_form
-from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, REFUSALS, responses
+from upwell.http.direct import Forms
+from upwell.http.errors import CHANGES, FORM_BODY, IN_MEMORY, JSON_BODY, REFUSALS, responses
 from upwell.http.guard import call, in_thread
 from upwell.http.schemas import (
     CloudFileOut,
@@ -58,9 +58,9 @@ def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
     _add_create(router, verbs)
     _add_chunk(router, verbs)
     _add_complete(router, verbs)
-    budget = Budget()
-    _add_direct(router, verbs, direct_max_size, budget)
-    batch_routes.add_batch(router, verbs, direct_max_size, budget)
+    forms = Forms(verbs.uploads, direct_max_size)
+    _add_direct(router, verbs, forms)
+    batch_routes.add_batch(router, verbs, forms)
     _add_status(router, verbs)
     _add_tasks(router, verbs)  # last: a task's path would else be taken for the others'
     return router
@@ -241,7 +241,7 @@ def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
         return Response(status_code=204)
 
 
-def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int, budget: Budget) -> None:
+def _add_direct(router: APIRouter, verbs: Verbs, forms: Forms) -> None:
     form = {"multipart/form-data": {"schema": DirectUpload.form_schema()}}
     body = {"required": True, "content": form}
 
@@ -251,14 +251,14 @@ def _add_direct(router: APIRouter, verbs: Verbs, direct_max_size: int, budget: B
         responses=responses(
             *FORM_BODY,
             *REFUSALS,
+            *IN_MEMORY,
             e.HashMismatch,
-            e.BodyTooLarge,
         ),
         openapi_extra={"requestBody": body},
     )
     async def upload_direct(request: Request) -> CloudFileOut:
         """For what fits into memory; anything larger goes by chunks."""
-        async with received_form(request, direct_max_size, budget) as form:
+        async with forms.direct(request) as form:
             try:
                 new = DirectUpload.model_validate(form.values()).command()
             except ValidationError as error:
