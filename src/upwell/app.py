@@ -329,10 +329,14 @@ def first_login(accounts: Accounts) -> str:
 def api_of(core: Core) -> FastAPI:
     """The routes and their description; sweeps while it is up."""
     from upwell.http.api import make_api  # noqa: PLC0415 - the command line starts without it
+    from upwell.http.bounds import Bounds  # noqa: PLC0415
 
     return make_api(
         core.verbs,
-        direct_max_size=core.settings.direct_max_size,
+        Bounds(
+            direct_max_size=core.settings.direct_max_size,
+            streams_per_account=core.settings.streams_per_account,
+        ),
         secure_cookies=(core.settings.public_url or "").startswith("https:"),
         public_url=core.settings.public_url,
         start=core.start,

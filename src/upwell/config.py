@@ -81,6 +81,7 @@ class Settings(BaseModel):
     pool_roots: tuple[Path, ...] = ()
     recycle_grace: timedelta = timedelta(days=30)
     event_retention: timedelta = timedelta(days=7)
+    streams_per_account: Annotated[int, Field(ge=1)] = 64
     webhook_private_networks: bool = False
 
 

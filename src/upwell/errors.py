@@ -16,7 +16,7 @@
     │                         · LinkNotFound · WebhookNotFound · PreviewNotFound · RouteNotFound
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · ChunkConflict
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
-    ├── TooMany               TooManyGuesses · TooManyUploads
+    ├── TooMany               TooManyGuesses · TooManyUploads · TooManyStreams
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
     ├── Unavailable           StorageFull · NotReady · ServerBusy
@@ -250,6 +250,10 @@ class TooManyGuesses(TooMany):
 
 class TooManyUploads(TooMany):
     code = "TOO_MANY_UPLOADS"
+
+
+class TooManyStreams(TooMany):
+    code = "TOO_MANY_STREAMS"
 
 
 class TooLarge(UpwellError):

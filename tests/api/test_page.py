@@ -10,6 +10,7 @@ import pytest
 
 from tests.api.world import Api, LoopTransport, refused
 from upwell.http.api import make_api, make_app
+from upwell.http.bounds import Bounds
 from upwell.http.built_page import BuiltPage
 from upwell.model import Scope
 
@@ -30,7 +31,7 @@ def serve(world: World) -> Iterator[Callable[[Path], httpx2.Client]]:
     opened: list[LoopTransport] = []
 
     def client(folder: Path) -> httpx2.Client:
-        api = make_api(world.core.verbs, direct_max_size=1000, page=BuiltPage(folder))
+        api = make_api(world.core.verbs, Bounds(direct_max_size=1000), page=BuiltPage(folder))
         opened.append(LoopTransport(make_app(world.core.verbs, api)))
         headers = {"Accept-Encoding": "identity"}
         return httpx2.Client(transport=opened[-1], base_url=world.url, headers=headers)

@@ -39,6 +39,7 @@ OPERATIONS: dict[str, tuple[frozenset[Scope], dict[str, Any]]] = {
         {"files": {"items": (None, '[{"file_name": "a", "file_size": 1}]'), "content": b"x"}},
     ),
     "resume_upload": (READ, {}),
+    "resume_upload_with": (WRITE, {"json": {"file_name": "x"}}),
     "upload_progress": (READ, {}),
     "list_tasks": (READ, {}),
     "cancel_upload": (WRITE, {}),
@@ -206,6 +207,11 @@ def test_a_writer_reads_no_content_by_a_detour(
     for path in (f"/b/{locked['slug']}/zip", f"/b/{locked['slug']}/files/{kept}"):
         cookie = {"Cookie": f"upwell_session={writer.headers['authorization'][7:]}"}
         assert anonymous.get(path, headers=cookie).status_code == 403
+
+    task = live.create(unique())["task_id"]  # not its own, as far as anybody can tell
+    options = {"file_name": "x", "bundle_id": bundle["id"]}
+    answer = writer.put(f"/api/files/upload/resume/{task}", json=options)
+    refused(answer, 403, "SCOPE_MISSING")
 
     # Its hash alone makes no file of it where others could read it.
     for place in ({"bundle_id": bundle["id"]}, {"pool_id": open_pool}):

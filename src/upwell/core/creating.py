@@ -144,6 +144,8 @@ class Creating:
                 f"pool_id {why}. Ask for that pool, or cancel the upload and start again.",
                 errors={"pool_id": [why]},
             )
+        if asked.bundle_id not in (None, task.bundle_id):
+            policy.require_sharing(principal)  # what was received may be another token's
         size, digest = task.layout.size, task.digest
         new = NewUpload(file_size=size, digest=digest, **asdict(asked))
         there, now = self.admit(principal, new), self._clock()

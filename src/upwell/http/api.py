@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
@@ -27,6 +28,7 @@ from upwell.http.built_page import BuiltPage
 from upwell.http.chunks import ChunkEndpoint
 from upwell.http.errors import ErrorBody, error_response
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
+from upwell.http.live import LiveStreams
 from upwell.http.schemas import Health
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from upwell.core.verbs import Verbs
+    from upwell.http.bounds import Bounds
 
 _ABOUT = """Files of any size over bad networks: create a task, send its chunks in any order
 and as often as it takes, complete it. Every path under `/api/files` also answers under
@@ -63,8 +66,8 @@ def make_app(verbs: Verbs, api: FastAPI) -> ASGIApp:
 
 def make_api(
     verbs: Verbs,
+    bounds: Bounds,
     *,
-    direct_max_size: int,
     secure_cookies: bool = False,
     public_url: str | None = None,
     page: BuiltPage | None = None,
@@ -90,15 +93,17 @@ def make_api(
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
+    streams = LiveStreams(verbs.accounts, bounds.streams_per_account)
+    uploads = partial(upload_routes.make_routes, verbs, bounds.direct_max_size, streams)
     for prefix in PREFIXES:
         # Uploads first: their paths would else be taken for file ids.
-        app.include_router(upload_routes.make_routes(verbs, direct_max_size), prefix=prefix)
+        app.include_router(uploads(), prefix=prefix)
         app.include_router(file_routes.make_routes(verbs), prefix=prefix)
         app.include_router(pool_routes.make_file_routes(verbs), prefix=prefix)
         app.include_router(bundle_routes.make_file_routes(verbs, public_url), prefix=prefix)
     app.include_router(account_routes.make_routes(verbs))
     app.include_router(pool_routes.make_routes(verbs), prefix="/api")
-    app.include_router(event_routes.make_routes(verbs), prefix="/api")
+    app.include_router(event_routes.make_routes(verbs, streams), prefix="/api")
     app.include_router(bundle_routes.make_routes(verbs, public_url))
     app.include_router(bundle_pages.make_routes(verbs, secure_cookies=secure_cookies))
     app.include_router(pages.make_routes(verbs, page, secure_cookies=secure_cookies))

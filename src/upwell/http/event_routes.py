@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from starlette.responses import StreamingResponse
 
 from upwell import errors as e
 from upwell.core.events import described
@@ -20,38 +16,34 @@ from upwell.http.event_schemas import (
     NewWebhookOut,
     WebhookOut,
 )
-from upwell.http.guard import call, in_thread, secret_of
-from upwell.http.server import stopping
+from upwell.http.guard import call
+from upwell.http.live import frame
 from upwell.http.upload_routes import TOTAL, Offset, Take
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from upwell.core.verbs import Verbs
-    from upwell.model import Event, Principal
+    from upwell.http.live import LiveStreams
+    from upwell.model import Principal
 
 WebhookId = Annotated[str, Path(description="The webhook's `id`.")]
 
 _PAGE = 100
 _LARGEST = 10**18  # of a `seq`; written the same as an integer and as a float
-_LOOK = 0.5  # seconds between looks for new events
-_KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
-_RECHECK = 30.0  # seconds between looks whether the credential still counts
 _RECONNECT = 2000  # milliseconds that a browser waits before it comes back
 
 
-def make_routes(verbs: Verbs) -> APIRouter:
+def make_routes(verbs: Verbs, streams: LiveStreams) -> APIRouter:
     """The routes, without their prefix ``/api``."""
     router = APIRouter(tags=["events"])
-    _add_events(router, verbs)
+    _add_events(router, verbs, streams)
     _add_webhooks(router, verbs)
     _add_changes(router, verbs)
     _add_deliveries(router, verbs)
     return router
 
 
-def _add_events(router: APIRouter, verbs: Verbs) -> None:
-    described_answers = responses(e.ValidationFailed)
+def _add_events(router: APIRouter, verbs: Verbs, streams: LiveStreams) -> None:
+    described_answers = responses(e.ValidationFailed, e.TooManyStreams)
     described_answers[200] = {
         "description": "A page of events, oldest first; as `text/event-stream` when asked for, "
         "each as it happens.",
@@ -91,9 +83,9 @@ def _add_events(router: APIRouter, verbs: Verbs) -> None:
         newest = await call(request, verbs.events.newest)
         known = next((each for each in (last_event_id, after) if each is not None), newest)
         # A number that was never given is of a catalog that was lost: better begin now than never.
-        events = _stream(verbs, request, min(known, newest))
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        begin = min(known, newest)
+        opening = f"id: {begin}\nretry: {_RECONNECT}\n\n"
+        return streams.answer(request, _News(verbs, begin), opening)
 
 
 def _add_webhooks(router: APIRouter, verbs: Verbs) -> None:
@@ -174,43 +166,18 @@ def _add_deliveries(router: APIRouter, verbs: Verbs) -> None:
         return [DeliveryOut.of(job) for job in page.items]
 
 
-async def _stream(verbs: Verbs, request: Request, after: int) -> AsyncIterator[str]:
-    """Server-sent events from ``after`` on, until the server stops, the client goes, or its
-    credential counts no more."""
-    now = asyncio.get_running_loop().time
-    spoke = checked = now()
-    yield f"id: {after}\nretry: {_RECONNECT}\n\n"
-    while not stopping.is_set():
-        try:
-            if now() - checked >= _RECHECK:
-                await _authenticate(verbs, request)
-                checked = now()
-            found = await call(request, partial(_since, verbs, after))
-        except e.UpwellError as error:
-            yield _frame("error", {"code": error.code, "message": error.message})
-            return
-        for event in found:
-            after = event.seq
-            yield f"id: {after}\n{_frame(event.type, described(event))}"
-        if found:
-            spoke = now()
-        elif now() - spoke >= _KEEP_ALIVE:
-            spoke = now()
-            yield ": still here\n\n"
-        if len(found) < _PAGE:
-            await asyncio.sleep(_LOOK)
+class _News:
+    """The caller's events from ``after`` on, for a live stream."""
 
+    over = False
 
-def _since(verbs: Verbs, after: int, principal: Principal) -> list[Event]:
-    return verbs.events.since(principal, after, _PAGE)
+    def __init__(self, verbs: Verbs, after: int) -> None:
+        self._verbs = verbs
+        self._after = after
+        self.behind = False
 
-
-async def _authenticate(verbs: Verbs, request: Request) -> None:
-    """Look again whose request this is. Raises TokenInvalid."""
-    secret = secret_of(request.method, request.headers)
-    principal = await in_thread(lambda: verbs.accounts.authenticate(secret))
-    request.scope["state"]["principal"] = principal
-
-
-def _frame(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    def look(self, principal: Principal) -> list[str]:
+        found = self._verbs.events.since(principal, self._after, _PAGE)
+        self.behind = len(found) == _PAGE
+        self._after = found[-1].seq if found else self._after
+        return [f"id: {each.seq}\n{frame(each.type, described(each))}" for each in found]

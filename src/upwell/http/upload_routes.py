@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError, WithJsonSchema
-from starlette.responses import StreamingResponse
 
 from upwell import errors as e
 from upwell.core.uploads import Verifying
@@ -20,6 +18,7 @@ from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
 from upwell.http.direct import Forms
 from upwell.http.errors import CHANGES, FORM_BODY, IN_MEMORY, JSON_BODY, REFUSALS, responses
 from upwell.http.guard import call, in_thread
+from upwell.http.live import frame
 from upwell.http.schemas import (
     CloudFileOut,
     CreateUpload,
@@ -30,20 +29,16 @@ from upwell.http.schemas import (
     TaskCreated,
     TaskOut,
 )
-from upwell.http.server import stopping
 from upwell.model import CloudFile, Principal, TaskStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from upwell.core.verbs import Verbs
+    from upwell.http.live import LiveStreams
 
 TaskId = Annotated[str, Path(description="From create.")]
 Offset = Annotated[int, Query(ge=0, le=1 << 31, description="Rows to skip.")]
 Take = Annotated[int, Query(ge=1, le=100, description="Rows to answer.")]
 
-_EVENT_INTERVAL = 0.5  # seconds between looks at a task whose progress is streamed
-_KEEP_ALIVE = 15.0  # seconds after which a silent stream sends a comment
 TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
 _CHUNK_BODY = {
     "type": "object",
@@ -52,7 +47,7 @@ _CHUNK_BODY = {
 }
 
 
-def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
+def make_routes(verbs: Verbs, direct_max_size: int, streams: LiveStreams) -> APIRouter:
     """The routes, without their prefix."""
     router = APIRouter(tags=["uploads"])
     _add_create(router, verbs)
@@ -61,7 +56,7 @@ def make_routes(verbs: Verbs, direct_max_size: int) -> APIRouter:
     forms = Forms(verbs.uploads, direct_max_size)
     _add_direct(router, verbs, forms)
     batch_routes.add_batch(router, verbs, forms)
-    _add_status(router, verbs)
+    _add_status(router, verbs, streams)
     _add_tasks(router, verbs)  # last: a task's path would else be taken for the others'
     return router
 
@@ -161,7 +156,7 @@ def _add_complete(router: APIRouter, verbs: Verbs) -> None:
         return _out(verbs, answer)
 
 
-def _add_status(router: APIRouter, verbs: Verbs) -> None:
+def _add_status(router: APIRouter, verbs: Verbs, streams: LiveStreams) -> None:
     @router.get(
         "/upload/resume/{task_id}",
         summary="What is here and what is missing",
@@ -184,7 +179,7 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
         status = await call(request, lambda p: verbs.uploads.resume(p, task_id, asked))
         return ResumeOut.with_chunks(status.task, status.uploaded, status.missing)
 
-    streamed = responses(e.TaskNotFound)
+    streamed = responses(e.TaskNotFound, e.TooManyStreams)
     streamed[200] = {
         "description": "The figures; as `text/event-stream` when asked for, an event "
         "`progress` whenever they change, until the upload ends.",
@@ -206,9 +201,7 @@ def _add_status(router: APIRouter, verbs: Verbs) -> None:
         figures = await _resume(verbs, request, task_id)
         if "text/event-stream" not in accept:
             return figures
-        events = _events(verbs, request, task_id)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        return streams.answer(request, _Progress(verbs, task_id))
 
 
 def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
@@ -273,30 +266,25 @@ async def _resume(verbs: Verbs, request: Request, task_id: str) -> ResumeOut:
     return ResumeOut.with_chunks(status.task, status.uploaded, status.missing)
 
 
-async def _events(verbs: Verbs, request: Request, task_id: str) -> AsyncIterator[str]:
-    """Server-sent events: the task's figures whenever they change, until it ends."""
-    last, silent = None, 0.0
-    while not stopping.is_set():
-        try:
-            task = await call(request, lambda p: verbs.uploads.progress(p, task_id))
-        except e.UpwellError as error:
-            yield _event("error", {"code": error.code, "message": error.message})
-            return
+class _Progress:
+    """A task's figures whenever they change, until it ends, for a live stream."""
+
+    behind = False
+
+    def __init__(self, verbs: Verbs, task_id: str) -> None:
+        self._verbs = verbs
+        self._task_id = task_id
+        self._last: tuple[int, TaskStatus, int] | None = None
+        self.over = False
+
+    def look(self, principal: Principal) -> list[str]:
+        task = self._verbs.uploads.progress(principal, self._task_id)
+        self.over = task.status is not TaskStatus.IN_PROGRESS
         now = (task.received_bytes, task.status, task.revision)
-        if now != last:
-            last, silent = now, 0.0
-            yield _event("progress", TaskOut.of(task).model_dump(mode="json"))
-        if task.status is not TaskStatus.IN_PROGRESS:
-            return
-        if silent >= _KEEP_ALIVE:
-            silent = 0.0
-            yield ": still here\n\n"
-        await asyncio.sleep(_EVENT_INTERVAL)
-        silent += _EVENT_INTERVAL
-
-
-def _event(name: str, data: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+        if now == self._last:
+            return []
+        self._last = now
+        return [frame("progress", TaskOut.of(task).model_dump(mode="json"))]
 
 
 def _out(verbs: Verbs, file: CloudFile) -> CloudFileOut:
