@@ -19,6 +19,7 @@ import structlog
 from tests.api.test_privacy import _asked, comparable
 from tests.api.world import Api, LoopTransport, refused, same_time, unique
 from tests.harness import Server, Wire, eventually, servers
+from tests.stores import put
 from upwell.app import asgi, build
 from upwell.config import Settings
 from upwell.core import age, passcodes
@@ -391,7 +392,7 @@ def test_strangers_are_not_told_where_it_was_made(live: Api, anonymous: Api) -> 
     file = live.direct(bundle_id=made["id"])
     facts = {"kind": "image", "width": 3, "location": {"latitude": 52.5163001, "longitude": 13.4}}
     core = live.world.core
-    key = core.homes[DEFAULT_POOL_ID].store.put(b"RIFF")
+    key = put(core.homes[DEFAULT_POOL_ID].store, b"RIFF")
     assert core.catalog.describe_blob(file["object"]["id"], facts, key, None)
     told = anonymous.get(f"/api/bundles/public/{made['slug']}")
     assert "52.5163001" not in told.text
@@ -792,7 +793,7 @@ def test_the_recycle_bin(api: Api, prefix: str) -> None:
 def test_what_is_in_the_bin_shows_no_images(live: Api) -> None:
     """They are not handed out from there, so nothing says that they are."""
     file, core = live.direct(pool_id=BIN_POOL), live.world.core
-    image = core.homes[BIN_POOL].store.put(b"an image")
+    image = put(core.homes[BIN_POOL].store, b"an image")
     core.catalog.describe_blob(file["storage_id"], {"kind": "image"}, image, image)
 
     def has_images(found: dict[str, Any]) -> set[bool]:

@@ -12,25 +12,26 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.stores import put, reserve
 from upwell.errors import StorageFull
 from upwell.model import Chunk, Layout
+from upwell.stores import local as local_store
 from upwell.stores.local import LocalStore
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from upwell.core.ports import BlobStore, ChunkSlot
 
@@ -72,7 +73,7 @@ class Acked:
 
 
 def reserved(store: BlobStore, size: int, chunk_size: int = N) -> Layout:
-    return Layout(store.reserve(size), size, chunk_size)
+    return Layout(reserve(store, size), size, chunk_size)
 
 
 def write(slot: ChunkSlot, data: bytes, *, replace: bool = False, step: int = 0) -> Chunk:
@@ -231,7 +232,7 @@ def test_the_etag_tells_contents_apart(store: BlobStore) -> None:
 
 def test_a_blob_is_read_anywhere(store: BlobStore) -> None:
     data = text(3 * N)
-    key = store.put(data)
+    key = put(store, data)
     with closing(store.open(key)) as reader:
         assert reader.size == len(data)
         assert reader.read_at(N, N) == data[N : 2 * N]
@@ -245,21 +246,22 @@ def test_a_blob_is_read_anywhere(store: BlobStore) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, N, 3 * N])
 def test_put_stores_whole(store: BlobStore, size: int) -> None:
-    assert blob(store, store.put(text(size))) == text(size)
+    assert blob(store, put(store, text(size))) == text(size)
 
 
 def test_many_are_put_as_each_alone(store: BlobStore) -> None:
     contents = [text(size, size) for size in (0, 1, N, 3 * N, 1)]
-    keys = store.put_many(contents)
+    with store.intake() as intake:
+        keys = intake.put_many(contents)
+        assert intake.put_many([]) == []
     assert len(set(keys)) == len(contents)
     assert all(len(key) >= 32 for key in keys)
     assert [blob(store, key) for key in keys] == contents
     assert {key for key, _ in store.list_keys()} >= set(keys)
-    assert store.put_many([]) == []
 
 
 def test_keys_are_new_and_unguessable(store: BlobStore) -> None:
-    keys = [store.reserve(1) for _ in range(10)] + [store.put(b"x") for _ in range(10)]
+    keys = [reserve(store, 1) for _ in range(10)] + [put(store, b"x") for _ in range(10)]
     assert len(set(keys)) == 20
     assert all(len(key) >= 32 for key in keys)
 
@@ -560,7 +562,7 @@ def test_a_memo_is_the_last_one_or_nothing(store: BlobStore) -> None:
 def test_what_was_discarded_is_gone(store: BlobStore) -> None:
     layout, acked = upload(store, text(2 * N))
     send(store, layout, 0, text(N, 3), replace=True)
-    published = store.put(b"mine")
+    published = put(store, b"mine")
     store.delete(layout.key)
     store.delete(layout.key)
     store.delete("0" * 32)
@@ -579,7 +581,7 @@ def test_what_was_discarded_is_gone(store: BlobStore) -> None:
 
 def test_a_deleted_blob_stays_readable_for_who_has_it_open(store: BlobStore) -> None:
     data = text(1000)
-    key = store.put(data)
+    key = put(store, data)
     with closing(store.open(key)) as reader:
         assert reader.read_at(0, 10) == data[:10]
         store.delete(key)
@@ -614,13 +616,64 @@ def test_a_slot_outlives_its_upload_quietly(store: BlobStore) -> None:
     assert list(store.list_staged()) == []
 
 
+# strays
+
+
+def test_strays_are_reclaimed_when_no_row_names_them(store: BlobStore) -> None:
+    layout, acked = upload(store, text(2 * N))
+    kept, side = put(store, b"kept"), send(store, layout, 0, text(N, 3), replace=True)
+    asked: list[bool] = []
+
+    def answer(stray: bool) -> Callable[[], bool]:
+        return lambda: asked.append(stray) or stray  # type: ignore[func-returns-value]
+
+    for key, name in ((kept, None), (layout.key, side.staged)):
+        assert not store.reclaim(key, name, answer(stray=False))
+    assert blob(store, kept) == b"kept"
+    assert read_chunk(store, layout, side) == text(N, 3)
+    assert store.reclaim(layout.key, side.staged, answer(stray=True))
+    assert read_chunk(store, layout, acked.chunks[0]) == text(2 * N)[:N]
+    send(store, layout, 1, text(N, 4), replace=True)
+    assert store.reclaim(layout.key, None, answer(stray=True))
+    assert asked == [False, False, True, True]
+    for key, name in ((layout.key, None), (layout.key, side.staged), ("0" * 32, None)):
+        assert not store.reclaim(key, name, answer(stray=True)), "it is gone"
+    assert len(asked) == 4
+    assert ([key for key, _ in store.list_keys()], list(store.list_staged())) == ([kept], [])
+
+
+def test_new_bytes_are_no_strays_until_their_writer_has_ended(store: BlobStore) -> None:
+    """I2, whatever the clock says, and however long the writer stands still."""
+    with store.intake() as intake:
+        keys = [intake.reserve(N), intake.put(b"a"), *intake.put_many([b"b", b"", b"c"])]
+        assert not any(store.reclaim(key, None, lambda: True) for key in keys)
+        store.delete(keys.pop())  # its own writer may
+    assert all(store.reclaim(key, None, lambda: True) for key in keys)
+    assert list(store.list_keys()) == []
+
+
+def test_side_objects_are_no_strays_until_their_slot_is_closed(store: BlobStore) -> None:
+    layout, _ = upload(store, text(N))
+    with closing(store.slot(layout, 0)) as slot:
+        assert slot.acquire()
+        slot.begin(replace=True)
+        ((_, name, _),) = store.list_staged()
+        assert not store.reclaim(layout.key, name, lambda: True)
+        slot.write(memoryview(text(N, 2)))
+        slot.commit()
+        slot.keep()
+        assert not store.reclaim(layout.key, name, lambda: True)
+    assert store.reclaim(layout.key, name, lambda: True)
+    assert list(store.list_staged()) == []
+
+
 # listings
 
 
 def test_listings_name_what_there_is(store: BlobStore) -> None:
     before = datetime.now(UTC) - timedelta(seconds=2)
     layout, _ = upload(store, text(2 * N))
-    key = store.put(b"x")
+    key = put(store, b"x")
     one = send(store, layout, 0, text(N, 1), replace=True)
     two = send(store, layout, 1, text(N, 2), replace=True)
     keys = dict(store.list_keys())
@@ -629,20 +682,6 @@ def test_listings_name_what_there_is(store: BlobStore) -> None:
     assert set(staged) == {(layout.key, one.staged), (layout.key, two.staged)}
     after = datetime.now(UTC) + timedelta(seconds=2)
     assert all(before < changed < after for changed in [*keys.values(), *staged.values()])
-
-
-def test_what_is_touched_is_young(store: BlobStore) -> None:
-    layout, _ = upload(store, text(N))
-    key = store.put(b"x")
-    then = dict(store.list_keys())
-    time.sleep(0.02)
-    store.touch(key)
-    now = dict(store.list_keys())
-    assert now[key] > then[key]
-    assert now[layout.key] == then[layout.key]
-    store.delete(key)
-    with pytest.raises(FileNotFoundError):
-        store.touch(key)
 
 
 def test_unstage_removes_one_or_all(store: BlobStore) -> None:
@@ -660,12 +699,12 @@ def test_unstage_removes_one_or_all(store: BlobStore) -> None:
 
 
 def test_a_listing_lives_with_deletions(store: BlobStore) -> None:
-    keys = {store.put(b"x") for _ in range(30)}
+    keys = {put(store, b"x") for _ in range(30)}
     seen = set()
     for key, _ in store.list_keys():
         seen.add(key)
         store.delete(key)
-        store.put(b"new")
+        put(store, b"new")
     assert seen <= keys | {key for key, _ in store.list_keys()} | seen
     assert keys <= seen
 
@@ -680,7 +719,7 @@ def test_an_upload_that_cannot_fit_is_refused_at_once(
         store.capacity = 1 << 20
     for size in (1 << 45, 1 << 62):
         with pytest.raises(StorageFull):
-            store.reserve(size)
+            reserve(store, size)
     assert list(store.list_keys()) == []
 
 
@@ -688,7 +727,7 @@ def test_the_reference_counts_its_capacity() -> None:
     store = MemoryStore(capacity=3 * N)
     layout, acked = upload(store, text(2 * N))
     with pytest.raises(StorageFull):
-        store.put(text(N + 1))
+        put(store, text(N + 1))
     with closing(store.slot(layout, 0)) as slot:
         assert slot.acquire()
         slot.begin(replace=True)
@@ -696,10 +735,10 @@ def test_the_reference_counts_its_capacity() -> None:
             slot.write(memoryview(text(N + 1)))
     send(store, layout, 0, text(N, 2), replace=True)
     with pytest.raises(StorageFull):
-        store.put(b"x")
+        put(store, b"x")
     assert read_chunk(store, layout, acked.chunks[0]) == text(2 * N)[:N]
     store.capacity = None
-    store.put(text(10 * N))
+    put(store, text(10 * N))
 
 
 def test_check_passes_on_a_store_in_order(store: BlobStore) -> None:
@@ -766,7 +805,7 @@ def test_a_full_disk_leaves_no_half_blob(
     with monkeypatch.context() as patch:
         patch.setattr(os, call, _no_space)
         with pytest.raises(StorageFull):
-            local.put(text(N))
+            put(local, text(N))
     assert list(local.list_keys()) == []
 
 
@@ -774,9 +813,9 @@ def test_space_that_is_left_to_others(tmp_path: Path) -> None:
     space = os.statvfs(tmp_path)
     store = LocalStore(tmp_path / "pool", min_free=space.f_blocks * space.f_frsize)
     with pytest.raises(StorageFull):
-        store.reserve(1 << 20)
+        reserve(store, 1 << 20)
     with pytest.raises(StorageFull):
-        store.put(bytes(1 << 20))
+        put(store, bytes(1 << 20))
     assert list(store.list_keys()) == []
 
 
@@ -788,7 +827,7 @@ def test_reserve_allocates_real_blocks(local: LocalStore, tmp_path: Path) -> Non
             os.posix_fallocate(file.fileno(), 0, 1 << 16)
         except OSError:
             pytest.skip("this file system reserves nothing")
-    state = local.path(local.reserve(size)).stat()
+    state = local.path(reserve(local, size)).stat()
     assert state.st_size == size
     assert state.st_blocks * 512 >= size
 
@@ -848,7 +887,7 @@ def test_a_key_is_never_a_path(local: LocalStore, key: str) -> None:
 
 def test_foreign_files_are_not_ours(local: LocalStore) -> None:
     """What an operator, a backup or the file system leaves is not listed, so never deleted."""
-    key = local.put(b"x")
+    key = put(local, b"x")
     for name in (".nfs0001", "lost+found", key + ".bak"):
         local.path(key).with_name(name).write_bytes(b"not ours")
     assert [name for name, _ in local.list_keys()] == [key]
@@ -873,10 +912,41 @@ def test_two_stores_on_one_folder_share_slots_and_roles(tmp_path: Path) -> None:
         assert (free, other) == (True, False)
 
 
+@pytest.mark.parametrize("sweeper", ["unlinks", "holds"])
+@pytest.mark.parametrize("side", [False, True])
+def test_what_was_swept_before_it_was_locked_is_made_again(
+    local: LocalStore, monkeypatch: pytest.MonkeyPatch, sweeper: str, *, side: bool
+) -> None:
+    """The writer stood still between creating the file and locking it."""
+    layout, acked = upload(local, text(N))
+    real = os.open
+    taken: list[int] = []
+
+    def late(path: Any, flags: int, mode: int = 0o777) -> int:
+        fd = real(path, flags, mode)
+        if flags & os.O_CREAT and not taken:
+            taken.append(real(path, os.O_RDWR))
+            assert local_store._lock(taken[0], local_store._UNNAMED)
+            if sweeper == "unlinks":
+                Path(path).unlink()
+                os.close(taken[0])
+        return fd
+
+    monkeypatch.setattr(os, "open", late)
+    if side:
+        chunk = send(local, layout, 0, text(N, 2), replace=True)
+        assert read_chunk(local, layout, chunk) == text(N, 2)
+    else:
+        assert blob(local, put(local, b"whole")) == b"whole"
+    assert taken
+    assert read_chunk(local, layout, acked.chunks[0]) == text(N)
+
+
 _HOLDER = """
 import sys, time
 from pathlib import Path
 from upwell.model import Layout
+from upwell.stores import local as local_store
 from upwell.stores.local import LocalStore
 store = LocalStore(Path(sys.argv[1]), min_free=0)
 layout = Layout(sys.argv[2], int(sys.argv[3]), int(sys.argv[3]))
@@ -886,7 +956,8 @@ slot.begin(replace=sys.argv[4] == "replace")
 slot.write(memoryview(b"half of it"))
 role = store.exclusive(layout, "complete")
 assert role.__enter__()
-print("held", flush=True)
+intake = store.intake()
+print("held", intake.put(b"new"), flush=True)
 time.sleep(600)
 """
 
@@ -898,12 +969,15 @@ def test_a_holder_that_is_killed_loses_the_slot(tmp_path: Path, how: str) -> Non
     command = [sys.executable, "-c", _HOLDER, str(tmp_path), layout.key, str(N), how]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
-        assert child.stdout.readline() == b"held\n"
+        held, key = child.stdout.readline().decode().split()
+        assert held == "held"
+        assert not store.reclaim(key, None, lambda: True)
         with closing(store.slot(layout, 0)) as slot, store.exclusive(layout, "complete") as free:
             assert not free
             assert not slot.acquire()
             child.send_signal(signal.SIGKILL)
             child.wait()
+            assert store.reclaim(key, None, lambda: True)
             assert slot.acquire(), "the kernel took the lock back"
             chunk = write(slot, text(N, 6), replace=True)
             slot.keep()

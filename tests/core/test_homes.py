@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.stores import put
 from upwell import app
 from upwell.config import Settings
 from upwell.core.pools import NewPool
@@ -35,7 +36,7 @@ def gone(core: app.Core, tmp_path: Path) -> Pool:
     with app.pool_registry(core.settings) as registry:
         pool = registry.create(NewPool("films", Policy(), path=str(folder)))
     core.homes.renew()
-    assert core.homes[pool.id].store.put(b"here")
+    assert put(core.homes[pool.id].store, b"here")
     shutil.rmtree(folder)
     folder.mkdir()
     return pool
@@ -46,14 +47,14 @@ def test_nothing_is_stored_under_a_mount_point(core: app.Core, gone: Pool, tmp_p
     with pytest.raises(NotReady, match="films"):
         restarted[gone.id]
     assert list((tmp_path / "disk").iterdir()) == []
-    assert restarted[DEFAULT_POOL_ID].store.put(b"as ever")
+    assert put(restarted[DEFAULT_POOL_ID].store, b"as ever")
 
 
 def test_the_sweeper_and_verify_go_on_with_the_others(core: app.Core, gone: Pool) -> None:
     core.close()
     again = app.build(core.settings)
     try:
-        key = again.homes[DEFAULT_POOL_ID].store.put(b"to be freed")
+        key = put(again.homes[DEFAULT_POOL_ID].store, b"to be freed")
         with pytest.raises(NotReady):
             again.verbs.check()
         again.sweeper.sweep()
@@ -69,7 +70,7 @@ def test_a_folder_that_is_back_is_used_again(core: app.Core, gone: Pool, tmp_pat
     with pytest.raises(NotReady):
         homes[gone.id]
     (tmp_path / "disk" / "blobs").mkdir()
-    assert homes[gone.id].store.put(b"again")
+    assert put(homes[gone.id].store, b"again")
 
 
 def test_the_sweeper_goes_on_when_a_disk_fails_in_use(core: app.Core, gone: Pool) -> None:

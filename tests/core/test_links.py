@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.world import OTHER_POOL, World, content
+from tests.stores import put
 from upwell.core.files import Form
 from upwell.core.guesses import Asker
 from upwell.core.links import NewLink
@@ -218,7 +219,7 @@ def test_the_kernel_does_not_send_what_is_counted(world: World) -> None:
 @pytest.mark.parametrize("form", [Form.THUMBNAIL, Form.PREVIEW])
 def test_a_counted_link_gives_no_images(small: World, form: Form) -> None:
     file = small.upload(small.me, content(100))
-    key = small.store.put(b"image")
+    key = put(small.store, b"image")
     assert small.catalog.describe_blob(file.blob.id, {}, key, key)
     first, _ = opened(small, link_to(small, file), form=form)
     with closing(first.reader):
@@ -238,7 +239,7 @@ def test_a_file_that_is_moved_while_it_is_opened(
         """Its bytes go to another pool between its row and them."""
         monkeypatch.setattr(small.store, "open", real)
         now = small.clock()
-        there = small.homes[OTHER_POOL].store.put(content(9))
+        there = put(small.homes[OTHER_POOL].store, content(9))
         blob = replace(file.blob, id="f" * 32, pool_id=OTHER_POOL, key=there)
         moved = small.catalog.move_file(file.id, small.me.account.id, blob, now, Allowance())
         assert moved is not None

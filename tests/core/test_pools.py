@@ -22,6 +22,7 @@ from tests.core.world import (
     open_catalog,
 )
 from tests.harness import together
+from tests.stores import put
 from upwell.core.homes import Home, Homes
 from upwell.core.pools import NewPool, Pools, Registry
 from upwell.errors import (
@@ -556,7 +557,7 @@ def test_no_two_pools_share_a_folder(places: Places, tmp_path: Path) -> None:
 
 def test_a_folder_with_the_bytes_of_another_server_is_refused(places: Places) -> None:
     folder = places.roots / "films"
-    LocalStore(folder, min_free=0).put(b"theirs")
+    put(LocalStore(folder, min_free=0), b"theirs")
     assert "holds files" in places.refused(folder)
     known = NewPool("films", Policy(), str(folder), NOBODYS)
     assert places.registry.create(known).id == NOBODYS  # said to be the pool of those bytes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.core.world import CHUNK, OTHER_POOL, World, content, new_upload, piece
+from tests.stores import put
 from upwell.catalog import SqlCatalog
 from upwell.core import age
 from upwell.core.bundles import NewBundle
@@ -340,7 +341,7 @@ def test_a_file_is_found_where_it_was_moved_to(
     world.set_policy(OTHER_POOL, accept_types=())
     file = world.upload(world.me, content(20))
     target = world.homes[OTHER_POOL].store
-    blob = replace(file.blob, id="moved", pool_id=OTHER_POOL, key=target.put(content(20)))
+    blob = replace(file.blob, id="moved", pool_id=OTHER_POOL, key=put(target, content(20)))
     world.store.delete(file.blob.key)
     found = recover(Noted(file=replace(file, pool_id=OTHER_POOL, blob=blob)))
     assert (found.well, found.files_restored) == (True, 1)
@@ -349,7 +350,7 @@ def test_a_file_is_found_where_it_was_moved_to(
 
 def test_a_file_is_found_under_its_new_key(world: World, recover: Callable[..., Recovered]) -> None:
     file = world.upload(world.me, content(20))
-    blob = replace(file.blob, key=world.store.put(content(20)))
+    blob = replace(file.blob, key=put(world.store, content(20)))
     world.store.delete(file.blob.key)
     assert recover(Noted(file=replace(file, blob=blob))).well
     assert world.read(world.me, file.id) == content(20)

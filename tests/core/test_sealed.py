@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tests.core.age_command import age as age_command
 from tests.core.age_command import needs_age
+from tests.stores import put, reserve
 from upwell.core import age
 from upwell.core.buffers import Budget, Recent
 from upwell.core.hashing import Follower
@@ -87,7 +88,7 @@ class Upload:
         self.store, self.data = store, data
         self.sealing = Sealing.new(PASSWORD)
         plan = SealedUpload(self.sealing, Layout("", len(data), chunk_size))
-        key = store.reserve(plan.stored.size)
+        key = reserve(store, plan.stored.size)
         self.sealed = SealedUpload(self.sealing, Layout(key, len(data), chunk_size))
         self.layout, self.stored = self.sealed.layout, self.sealed.stored
         self.budget = budget or Budget()
@@ -176,7 +177,7 @@ def test_what_is_stored_is_an_age_file(store: BlobStore, size: int) -> None:
 
 
 def test_an_empty_content_is_an_age_file_too(store: BlobStore) -> None:
-    key = store.put(bytes(seal_whole(Sealing.new(PASSWORD), b"")))
+    key = put(store, bytes(seal_whole(Sealing.new(PASSWORD), b"")))
     with closing(store.open(key)) as stored:
         assert pyrage.passphrase.decrypt(stored.read_at(0, 999), PASSWORD) == b""
         reader = open_sealed(stored, PASSWORD)
@@ -193,7 +194,7 @@ def test_the_age_command_opens_what_is_stored(tmp_path: Path, size: int) -> None
         upload.publish()
         path = store.path(upload.layout.key)
     else:
-        path = store.path(store.put(bytes(seal_whole(Sealing.new(PASSWORD), data))))
+        path = store.path(put(store, bytes(seal_whole(Sealing.new(PASSWORD), data))))
     age_command(PASSWORD, "-d", "-o", tmp_path / "plain", path)
     plain = tmp_path / "plain"
     assert (plain.read_bytes() if size or plain.exists() else b"") == data

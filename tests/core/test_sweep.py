@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.core.world import CHUNK, Core, World, content, new_upload, piece
+from tests.core.world import CHUNK, OTHER_POOL, Core, World, content, new_upload, piece
+from tests.stores import put, reserve
+from upwell.core.direct import Stored
+from upwell.core.files import Form
 from upwell.core.uploads import Verifying
 from upwell.errors import TaskNotFound
+from upwell.jobs.moves import Moves
+from upwell.jobs.previews import Previews
+from upwell.jobs.runner import Lease
 from upwell.jobs.sweep import GRACE, Swept
-from upwell.model import CloudFile, Garbage, TaskStatus, UploadTask
+from upwell.jobs.verify import Verifier
+from upwell.model import CloudFile, Garbage, JobKind, NewJob, TaskStatus, UploadTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,8 +101,8 @@ def test_files_expire_with_the_bytes_that_nobody_shares(world: World) -> None:
 
 def test_bytes_without_a_row_go_after_the_grace(world: World) -> None:
     """I2: a crash between reserve, or put, and the row."""
-    world.store.reserve(20)
-    world.store.put(content(20))
+    reserve(world.store, 20)
+    put(world.store, content(20))
     kept = world.upload(world.me, content(20))
     world.clock.advance(seconds=GRACE.total_seconds() - 60)
     assert world.sweeper.sweep() == Swept()
@@ -219,7 +226,7 @@ def test_two_sweepers_at_once(world: World) -> None:
     for seed in range(20):
         task = task_for(world, world, content(9, seed))
         world.uploads.cancel(world.me, task.id)
-        world.store.reserve(5)
+        reserve(world.store, 5)
     kept = world.upload(world.me, content(20, 99))
     beyond_grace(world)
     cores = [world, world.another(), world.another()]
@@ -259,6 +266,71 @@ def test_a_sweep_while_everything_goes_on(world: World) -> None:
         assert world.read(world.me, kept[str(seed)].id) == jobs[seed].result()
     world.sweeper.sweep()
     assert world.all_keys() == {file.blob.key for file in kept.values()}
+
+
+class Leaping:
+    """A catalog that is late: before each row that names new bytes, the clock leaps and another
+    process sweeps. The clock was set, or this process stood still."""
+
+    _NAMING = frozenset(
+        ("add_task", "add_files", "record_chunk", "describe_blob", "move_file", "rekey_blob")
+    )
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._other = world.another()
+        self.swept: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._NAMING:
+            beyond_grace(self._world)
+            assert self._other.sweeper.sweep().strays == 0, name
+            self.swept.append(name)
+        return getattr(self._world.catalog, name)
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """``Examined``."""
+
+    facts: dict[str, Any]
+    thumbnail: bytes | None = b"small"
+    preview: bytes | None = b"large"
+
+
+def test_bytes_are_no_strays_before_their_row_i2(world: World) -> None:
+    """For every verb and job that stores new bytes."""
+    world.set_policy(OTHER_POOL, accept_types=(), max_file_size=None)
+    catalog = Leaping(world)
+    late, me = world.another(catalog), world.me
+    datas = [content(3 * CHUNK, seed) for seed in range(9)]
+
+    task = task_for(late, world, datas[0])  # create, chunk, chunk again, complete
+    late.send_all(me, task, datas[1])
+    late.send_all(me, task, datas[0])
+    kept = [(late.uploads.complete(me, task.id), datas[0])]
+    sealed = late.uploads.create(me, new_upload(b"", password="secret"))
+    assert isinstance(sealed, UploadTask)
+    late.uploads.complete(me, sealed.id)
+    many = [(new_upload(data), data) for data in datas[2:6]]  # direct and batch
+    for (_, data), stored in zip(many, late.uploads.store_many(me, many), strict=True):
+        assert isinstance(stored, Stored)
+        kept.append((stored.file, data))
+
+    file, twin = kept[0][0], world.upload(world.stranger, datas[0])
+    world.store.delete(file.blob.key)  # repair
+    assert Verifier(catalog, world.homes, world.clock).run(repair=True).well
+    job = world.catalog.add_job(NewJob(JobKind.MOVE, kept[1][0].id, OTHER_POOL), world.clock())
+    Moves(catalog, world.homes, world.clock).do(Lease(job, renew=lambda: None))
+    previews = Previews(catalog, world.homes, world.clock, lambda *_: _Pictures({}))
+    previews._keep(world.store, twin, _Pictures({}))
+
+    assert set(catalog.swept) == Leaping._NAMING
+    assert world.sides() == set()
+    for each, data in kept:
+        assert world.read(me, each.id) == data
+    for form, image in ((Form.THUMBNAIL, b"small"), (Form.PREVIEW, b"large")):
+        assert world.open(world.stranger, twin.id, form) == image
 
 
 @pytest.mark.parametrize("died_at", ["expire", "delete", "forget"])

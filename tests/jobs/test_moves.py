@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.core.world import CHUNK, OTHER_POOL, Recorder, World, content, new_upload
+from tests.stores import put
 from upwell.core import blobs
 from upwell.core.creating import Senses
 from upwell.errors import QuotaExceeded, StorageFull
 from upwell.jobs import moves
 from upwell.jobs.moves import DELAYS, Moves
 from upwell.jobs.runner import JobFailed, Lease, LeaseLost, Runner, Stopping, Work
-from upwell.model import DEFAULT_POOL_ID, Blob, CloudFile, EventType, Job, JobKind, NewJob, Usage
+from upwell.model import DEFAULT_POOL_ID, CloudFile, EventType, Job, JobKind, NewJob, Usage
 from upwell.stores.memory import MemoryStore
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def test_what_was_derived_goes_along_as_far_as_the_policy_wants_it(
 ) -> None:
     small.set_policy(OTHER_POOL, accept_types=(), **policy)
     file = small.upload(small.me, content(20))
-    thumbnail, preview = small.store.put(b"thumbnail"), small.store.put(b"preview")
+    thumbnail, preview = put(small.store, b"thumbnail"), put(small.store, b"preview")
     assert small.catalog.describe_blob(file.blob.id, {"width": 3}, thumbnail, preview)
     blob = moved(small, file).blob
     assert blob.facts == facts
@@ -340,54 +341,12 @@ def test_what_a_crash_left_is_swept(world: World) -> None:
     file = world.upload(world.me, content(20))
     source, target = world.homes[DEFAULT_POOL_ID].store, other(world)
     reader = source.open(file.blob.key)
-    blobs.copy(reader, target)
+    with target.intake() as intake:
+        blobs.copy(reader, target, intake)
     reader.close()
     world.clock.advance(hours=3)
     assert world.sweeper.sweep().strays == 1
     stays(world, file)
-
-
-def test_a_copy_that_is_verified_for_hours_is_no_stray_i2(
-    small: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The sweeper's grace is an hour: reading a large copy again may take longer."""
-    monkeypatch.setattr(blobs, "_READ_SIZE", 1)
-    small.set_policy(OTHER_POOL, accept_types=())
-    file = small.upload(small.me, content(20))
-    real = blobs.kept_young
-
-    def slowly(store: BlobStore, keys: list[str], advance: Any) -> Any:
-        keeping = real(store, keys, advance)
-
-        def advancing(count: int) -> None:
-            small.clock.advance(minutes=20)
-            small.sweeper.sweep()
-            keeping(count)
-
-        return advancing
-
-    monkeypatch.setattr(blobs, "kept_young", slowly)
-    moved(small, file)
-    small.sweeper.sweep()
-    assert small.read(small.me, file.id) == content(20)
-
-
-def test_a_copy_that_was_swept_is_no_file(small: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """I2: as when the machine slept for hours while it was verified."""
-    small.set_policy(OTHER_POOL, accept_types=())
-    file = small.upload(small.me, content(20))
-    real = blobs.problem_of
-
-    def late(store: BlobStore, blob: Blob, advance: Any) -> str | None:
-        small.clock.advance(hours=2)
-        small.sweeper.sweep()
-        return real(store, blob, advance)
-
-    monkeypatch.setattr(blobs, "problem_of", late)
-    job = small.pools.move(small.me, file.id, OTHER_POOL)
-    run(small)
-    assert outcome(small, job)[0] is False
-    stays(small, file)
 
 
 def test_the_pool_is_removed_while_it_is_copied(

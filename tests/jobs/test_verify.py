@@ -17,7 +17,7 @@ from tests.core.world import (
     new_upload,
     piece,
 )
-from upwell.core import blobs
+from tests.stores import put
 from upwell.jobs.verify import Damage, Verified, Verifier
 from upwell.model import DEFAULT_POOL_ID, Allowance, CloudFile, TaskStatus, UploadTask
 from upwell.stores.local import LocalStore
@@ -172,7 +172,7 @@ def moved(world: World, file: CloudFile | UploadTask) -> CloudFile:
     assert isinstance(file, CloudFile)
     store, source = world.homes[file.pool_id].store, world.homes[file.blob.pool_id].store
     reader = source.open(file.blob.key)
-    key = store.put(reader.read_at(0, file.size))
+    key = put(store, reader.read_at(0, file.size))
     reader.close()
     blob = replace(file.blob, id="f" * 32, pool_id=file.pool_id, key=key)
     account, now = file.account_id, world.clock()
@@ -327,28 +327,3 @@ def test_wrong_figures_are_mended_only_with_repair(world: World) -> None:
     assert verify(world, repair=True).figures_mended == 2
     assert world.catalog.usage(world.me.account.id)[DEFAULT_POOL_ID].files == 1
     assert verify(world, repair=True).figures_mended == 0
-
-
-def test_a_repair_that_takes_hours_is_no_stray_i2(
-    small: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = small.upload(small.me, content(20))
-    small.upload(small.stranger, content(20))
-    spoil(small, file)
-    real = blobs.kept_young
-
-    def slowly(store: BlobStore, keys: list[str]) -> Callable[[int], None]:
-        keeping = real(store, keys)
-
-        def advancing(count: int) -> None:
-            small.clock.advance(minutes=20)
-            small.sweeper.sweep()
-            keeping(count)
-
-        return advancing
-
-    monkeypatch.setattr(blobs, "_READ_SIZE", 1)
-    monkeypatch.setattr(blobs, "kept_young", slowly)
-    assert verify(small, repair=True).well
-    small.sweeper.sweep()
-    assert small.read(small.me, file.id) == content(20)

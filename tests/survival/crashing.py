@@ -16,20 +16,20 @@ from typing import Any
 
 from upwell.catalog import SqlCatalog
 from upwell.stores import local
-from upwell.stores.local import LocalSlot, LocalStore
+from upwell.stores.local import LocalIntake, LocalSlot, LocalStore
 
 _POINTS: dict[str, tuple[object, str]] = {
     "write": (LocalSlot, "write"),
     "commit": (LocalSlot, "commit"),
     "record": (SqlCatalog, "record_chunk"),
-    "reserve": (LocalStore, "reserve"),
+    "reserve": (LocalIntake, "reserve"),
     "add_task": (SqlCatalog, "add_task"),
     "publish": (LocalStore, "publish"),
     "settle": (local, "_settle"),
     "complete": (SqlCatalog, "complete"),
     "cancel": (SqlCatalog, "cancel"),
     "delete": (LocalStore, "delete"),
-    "put_many": (LocalStore, "put_many"),
+    "put_many": (LocalIntake, "put_many"),
     "add_files": (SqlCatalog, "add_files"),
 }
 

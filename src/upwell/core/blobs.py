@@ -13,9 +13,9 @@ from upwell.core.sealing import stored_layout
 from upwell.model import Blob, Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-    from upwell.core.ports import BlobReader, BlobStore
+    from upwell.core.ports import BlobReader, BlobStore, Intake
     from upwell.model import Chunk
 
 _READ_SIZE = 1 << 20
@@ -68,30 +68,18 @@ def digests_of(
     return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
-def kept_young(
-    store: BlobStore, keys: Sequence[str], advance: Callable[[int], None] = lambda _: None
-) -> Callable[[int], None]:
-    """``advance`` for work on bytes that no row names yet: they are not taken for strays,
-    however long it lasts. Raises FileNotFoundError when they are gone."""
-
-    def advancing(count: int) -> None:
-        for key in keys:
-            store.touch(key)
-        advance(count)
-
-    return advancing
-
-
 def copy(
     source: BlobReader,
     target: BlobStore,
+    intake: Intake,
     advance: Callable[[int], None] = lambda _: None,
 ) -> str:
-    """Copy stored bytes to another store, durably; their key in there.
+    """Copy stored bytes to another store, durably; their key in there. ``intake`` is that
+    store's, and ends after the row that names the copy.
 
     Raises StorageFull, OSError; what was written then is removed, or left to the sweeper.
     """
-    key = target.reserve(source.size)
+    key = intake.reserve(source.size)
     layout = Layout(key, source.size, _COPY_CHUNK)
     try:
         chunks = [_copy_chunk(source, target, layout, i, advance) for i in range(layout.count)]

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from upwell.core.homes import Home
-    from upwell.core.ports import BlobStore, Catalog, Clock
+    from upwell.core.ports import BlobStore, Catalog, Clock, Intake
     from upwell.model import Allowance, Policy, Principal, UploadOptions
 
 HEAD = 8192  # bytes that tell what a content is
@@ -272,22 +272,22 @@ class Creating:
         self, principal: Principal, draft: UploadTask, there: Destination, password: str | None
     ) -> UploadTask:
         self.require_room(principal, there, draft.layout.size)
-        store, key = there.home.store, ""
-        if password is None or draft.seal is None:
-            key = store.reserve(draft.layout.size)
-        else:
+        sealing = None
+        if password is not None and draft.seal is not None:
             sealing = Sealing.new(password)
             wrapped = sealing.wrap(self._key, draft.id)
             draft = replace(
                 draft, seal=replace(draft.seal, head=sealing.header, wrapped_key=wrapped)
             )
-            key = _reserve_sealed(store, draft.layout, sealing)
-        try:
+        store = there.home.store
+        with store.intake() as intake:  # until the row names the bytes
+            key = _reserve(intake, draft.layout, sealing)
             draft = replace(draft, layout=replace(draft.layout, key=key))
-            task = self._catalog.add_task(draft, there.allowance)
-        except UpwellError:
-            store.delete(key)  # of any other failure the outcome is not known: the sweeper looks
-            raise
+            try:
+                task = self._catalog.add_task(draft, there.allowance)
+            except UpwellError:
+                store.delete(key)  # of any other failure the outcome is not known: see I2
+                raise
         if task.layout.key != key:
             store.delete(key)  # another create of the same upload came first
         return task
@@ -332,10 +332,12 @@ def sealed_of(store: BlobStore, layout: Layout, head: int) -> Sealed:
     return Sealed(head, layout.chunk_size, check)
 
 
-def _reserve_sealed(store: BlobStore, layout: Layout, sealing: Sealing) -> str:
+def _reserve(intake: Intake, layout: Layout, sealing: Sealing | None) -> str:
+    if sealing is None:
+        return intake.reserve(layout.size)
     if layout.size == 0:  # no chunk is going to bring what an empty age file consists of
-        return store.put(bytes(seal_whole(sealing, b"")))
-    return store.reserve(stored_layout(layout, len(sealing.header)).size)
+        return intake.put(bytes(seal_whole(sealing, b"")))
+    return intake.reserve(stored_layout(layout, len(sealing.header)).size)
 
 
 def _same_destination(file: CloudFile, new: NewUpload, there: Destination) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from upwell.core.creating import Creating, Destination, Senses
-    from upwell.core.ports import BlobStore, Catalog, Clock
+    from upwell.core.ports import BlobStore, Catalog, Clock, Intake
     from upwell.model import Principal
 
 
@@ -132,29 +132,29 @@ class Direct:
         self, principal: Principal, admitted: Sequence[_Admitted]
     ) -> dict[int, Stored | UpwellError]:
         """Store what was admitted to one pool: bytes, then rows (I2)."""
-        home = admitted[0].there.home
-        try:
-            blobs = self._put(home.store, admitted)
-        except UpwellError as error:
-            return {each.at: error for each in admitted}
-        account = principal.account.id
-        new = [self._row(account, *pair) for pair in zip(admitted, blobs, strict=True)]
-        refused = self._catalog.add_files(new)
+        store, account = admitted[0].there.home.store, principal.account.id
+        with store.intake() as intake:  # until the rows name the bytes
+            try:
+                blobs = self._put(store, intake, admitted)
+            except UpwellError as error:
+                return {each.at: error for each in admitted}
+            new = [self._row(account, *pair) for pair in zip(admitted, blobs, strict=True)]
+            refused = self._catalog.add_files(new)
         for each, why in zip(new, refused, strict=True):
             if why is not None:
-                home.store.delete(each.blob.key)
+                store.delete(each.blob.key)
         return {
             each.at: why or Stored(row.file, existed=False)
             for each, row, why in zip(admitted, new, refused, strict=True)
         }
 
-    def _put(self, store: BlobStore, admitted: Sequence[_Admitted]) -> list[Blob]:
+    def _put(self, store: BlobStore, intake: Intake, admitted: Sequence[_Admitted]) -> list[Blob]:
         sealings = [Sealing.new(a.new.password) if a.new.password else None for a in admitted]
         contents = [
             bytes(seal_whole(sealing, each.data)) if sealing else each.data
             for each, sealing in zip(admitted, sealings, strict=True)
         ]
-        keys = store.put_many(contents)
+        keys = intake.put_many(contents)
         return [
             self._blob(each, key, _sealed(store, key, len(each.data), sealing))
             for each, key, sealing in zip(admitted, keys, sealings, strict=True)

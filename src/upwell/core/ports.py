@@ -27,7 +27,7 @@ from upwell.core.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
     from datetime import datetime
 
@@ -55,7 +55,8 @@ class ChunkSlot(Protocol):
     """The right to write one chunk of one upload; at most one holder across all processes.
 
     Made without the right; ``acquire`` asks for it. A holder that dies loses it. ``close``
-    gives it up, and drops whatever was written and not committed; it never raises.
+    gives it up, and drops whatever was written and not committed; it never raises. Until then
+    ``BlobStore.reclaim`` leaves the side object of this slot alone.
     """
 
     def acquire(self) -> bool:
@@ -134,6 +135,27 @@ class BlobReader(Protocol):
     def close(self) -> None: ...
 
 
+class Intake(Protocol):
+    """The only way to store new bytes: ``BlobStore.reclaim`` leaves them alone until it ends.
+
+    End it after the row that names them, or after the refusal of that row. Neither the clock
+    nor a pause of this process may weaken it: use a lock that the system drops when the
+    process dies, not a lease.
+    """
+
+    def reserve(self, size: int) -> str:
+        """Make room for an upload of ``size`` bytes; its new key, durable. Raises StorageFull."""
+        ...
+
+    def put(self, data: bytes) -> str:
+        """Store a small blob whole, durably and published; its new key. Raises StorageFull."""
+        ...
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        """``put`` for many at once: all of them, or none."""
+        ...
+
+
 class Chunks(Protocol):
     """The acknowledged chunks of one upload, read when asked for."""
 
@@ -152,8 +174,8 @@ class BlobStore(Protocol):
 
     limits: StoreLimits
 
-    def reserve(self, size: int) -> str:
-        """Make room for an upload of ``size`` bytes; its new key, durable. Raises StorageFull."""
+    def intake(self) -> AbstractContextManager[Intake]:
+        """Store new bytes, protected from ``reclaim`` until the context ends."""
         ...
 
     def slot(self, layout: Layout, index: int) -> ChunkSlot:
@@ -176,14 +198,6 @@ class BlobStore(Protocol):
         index is present in ``chunks``. The caller holds ``exclusive(layout, 'complete')``."""
         ...
 
-    def put(self, data: bytes) -> str:
-        """Store a small blob whole, durably and published; its new key. Raises StorageFull."""
-        ...
-
-    def put_many(self, contents: Sequence[bytes]) -> list[str]:
-        """``put`` for many at once: all of them, or none."""
-        ...
-
     def open(self, key: str) -> BlobReader:
         """Raises FileNotFoundError."""
         ...
@@ -197,11 +211,6 @@ class BlobStore(Protocol):
         whether it was free; never waits. A process that dies lets go."""
         ...
 
-    def touch(self, key: str) -> None:
-        """Make now the instant of its last change: the sweeper lets be what is young. Raises
-        FileNotFoundError."""
-        ...
-
     def list_keys(self) -> Iterable[tuple[str, datetime]]:
         """Every key with the instant of its last change, for the sweeper."""
         ...
@@ -212,6 +221,17 @@ class BlobStore(Protocol):
 
     def unstage(self, key: str, name: str | None = None) -> None:
         """Remove one side object of ``key``, or all of them. Idempotent."""
+        ...
+
+    def reclaim(self, key: str, name: str | None, is_stray: Callable[[], bool]) -> bool:
+        """Remove a stray: ``key`` as ``delete`` does, or its side object ``name``; whether it
+        was removed.
+
+        Nothing happens while an ``Intake`` or ``ChunkSlot`` of any process protects it.
+        ``is_stray`` asks the catalog. It is called when that protection is known to have
+        ended, and no writer can regain it before the bytes are gone: the row of a writer that
+        has finished is visible by then.
+        """
         ...
 
     def check(self) -> None:

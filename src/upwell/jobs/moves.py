@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from upwell.core.homes import Home
-    from upwell.core.ports import Catalog, Clock
+    from upwell.core.ports import Catalog, Clock, Intake
     from upwell.jobs.runner import Lease
     from upwell.model import Blob, CloudFile, Policy
 
@@ -82,17 +82,18 @@ class Moves:
     ) -> None:
         copied, moved = list[str](), None
         allowance = Allowance(pool=target.pool.policy.quota)
-        try:
-            blob = self._copy(file.blob, target, advance, copied)
-        except BaseException:
-            _drop(copied, target)
-            raise
-        try:
-            now = self.clock()
-            moved = self.catalog.move_file(file.id, file.account_id, blob, now, allowance)
-        except UpwellError:
-            _drop(copied, target)  # of any other failure the outcome is not known: I2
-            raise
+        with target.store.intake() as intake:  # until the row names the copy
+            try:
+                blob = self._copy(file.blob, _Target(target, intake, copied), advance)
+            except BaseException:
+                _drop(copied, target)
+                raise
+            try:
+                now = self.clock()
+                moved = self.catalog.move_file(file.id, file.account_id, blob, now, allowance)
+            except UpwellError:
+                _drop(copied, target)  # of any other failure the outcome is not known: I2
+                raise
         if moved is None:
             _drop(copied, target)
 
@@ -118,22 +119,16 @@ class Moves:
             for job in self.senses.jobs_for(file, rules):
                 self.catalog.add_job(job, now)
 
-    def _copy(
-        self,
-        blob: Blob,
-        target: Home,
-        advance: Callable[[int], None],
-        copied: list[str],
-    ) -> Blob:
-        """The blob that the copy is; ``copied`` is told of its keys. What the target's policy
-        does not want to be known of a content does not go along."""
-        source, rules = home_of(self.homes, blob.pool_id).store, target.pool.policy
-        keeping = blobs.kept_young(target.store, copied, advance)
+    def _copy(self, blob: Blob, target: _Target, advance: Callable[[int], None]) -> Blob:
+        """The blob that the copy is. What the target's policy does not want to be known of a
+        content does not go along."""
+        source, rules = home_of(self.homes, blob.pool_id).store, target.home.pool.policy
 
         def copy(key: str) -> str:
             with closing(source.open(key)) as reader:
-                copied.append(blobs.copy(reader, target.store, keeping))
-            return copied[-1]
+                copied = blobs.copy(reader, target.home.store, target.intake, advance)
+            target.copied.append(copied)
+            return copied
 
         def derived(key: str | None) -> str | None:
             return None if key is None or rules.no_optimization else copy(key)
@@ -141,17 +136,26 @@ class Moves:
         moved = replace(
             blob,
             id=new_id(),
-            pool_id=target.pool.id,
+            pool_id=target.home.pool.id,
             key=copy(blob.key),
             facts={} if rules.no_metadata and blob.facts is not None else blob.facts,
             thumbnail_key=derived(blob.thumbnail_key),
             preview_key=derived(blob.preview_key),
             created_at=self.clock(),
         )
-        problem = blobs.problem_of(target.store, moved, keeping)
+        problem = blobs.problem_of(target.home.store, moved, advance)
         if problem:
             raise JobFailed(f"the copy is damaged ({problem}): run `upwell verify`")
         return moved
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a file's bytes are copied to; ``copied`` are their keys there so far."""
+
+    home: Home
+    intake: Intake
+    copied: list[str]
 
 
 def _drop(keys: list[str], home: Home) -> None:

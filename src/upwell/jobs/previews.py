@@ -71,9 +71,10 @@ class Previews:
         images = [examined.thumbnail, examined.preview] if examined else [None, None]
         if rules.no_optimization:
             images = [None, None]
-        keys = [image and store.put(image) for image in images]
-        thumbnail, preview = (str(key) if key else None for key in keys)
-        if not self.catalog.describe_blob(file.blob.id, facts, thumbnail, preview):
-            for key in (thumbnail, preview):
-                if key:
-                    store.delete(key)
+        with store.intake() as intake:  # until the row names the images
+            keys = [image and intake.put(image) for image in images]
+            thumbnail, preview = (str(key) if key else None for key in keys)
+            kept = self.catalog.describe_blob(file.blob.id, facts, thumbnail, preview)
+        for key in (thumbnail, preview):
+            if key and not kept:
+                store.delete(key)

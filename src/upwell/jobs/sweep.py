@@ -11,6 +11,7 @@ import secrets
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -169,20 +170,29 @@ class Sweeper:
             return 0
 
     def _drop_strays(self, pool_id: str) -> int:
-        """Remove bytes that no row names and that nobody has touched for a while."""
+        """Remove bytes that no row names and that nobody has touched for a while.
+
+        Their age spares most of the looks, and protects nothing, since clocks are set and
+        processes stand still: ``reclaim`` leaves alone what a writer has in hand.
+        """
         store = self._homes[pool_id].store
         before = self._clock() - GRACE
         count = 0
         old = (key for key, changed in store.list_keys() if changed < before)
         for keys in _batches(old):
             for key in self._catalog.unknown_keys(pool_id, keys):
-                store.delete(key)
-                count += 1
+                count += store.reclaim(key, None, partial(self._is_stray, pool_id, key))
         for key, name, changed in store.list_staged():
-            if changed < before and name not in self._catalog.staged_names(key):
-                store.unstage(key, name)
-                count += 1
+            unnamed = partial(self._is_stray_side, key, name)
+            if changed < before and unnamed():
+                count += store.reclaim(key, name, unnamed)
         return count
+
+    def _is_stray(self, pool_id: str, key: str) -> bool:
+        return key in self._catalog.unknown_keys(pool_id, [key])
+
+    def _is_stray_side(self, key: str, name: str) -> bool:
+        return name not in self._catalog.staged_names(key)
 
 
 def _batches(keys: Iterator[str]) -> Iterator[list[str]]:

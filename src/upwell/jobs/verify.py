@@ -158,14 +158,14 @@ class Verifier:
         store, source = self._store(damaged.pool_id), self._store(twin.pool_id)
         if store is None or source is None:
             return False
-        try:
-            with closing(source.open(twin.key)) as reader:
-                key = blobs.copy(reader, store)
-        except (OSError, StorageFull):
-            return False
-        keeping = blobs.kept_young(store, [key])
-        whole = blobs.problem_of(store, replace(damaged, key=key), keeping) is None
-        if whole and self._catalog.rekey_blob(damaged.id, key, self._clock()):
-            return True
+        with store.intake() as intake:  # until the row names the copy
+            try:
+                with closing(source.open(twin.key)) as reader:
+                    key = blobs.copy(reader, store, intake)
+            except (OSError, StorageFull):
+                return False
+            whole = blobs.problem_of(store, replace(damaged, key=key)) is None
+            if whole and self._catalog.rekey_blob(damaged.id, key, self._clock()):
+                return True
         store.delete(key)
         return False

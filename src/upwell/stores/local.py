@@ -25,7 +25,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import xxhash
 
@@ -34,7 +34,7 @@ from upwell.errors import StorageFull
 from upwell.model import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from upwell.core.ports import Chunks
@@ -45,12 +45,14 @@ _HELD = 1 << 61
 _WAITING = _HELD + (1 << 40)
 _QUEUED = _WAITING + (1 << 40)
 _ROLES = {"hash": _QUEUED + (1 << 40), "complete": _QUEUED + (1 << 40) + 1}
+_UNNAMED = _QUEUED + (1 << 40) + 2  # held on a new file until a row names it
 
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 _KEY = re.compile(r"[0-9a-f]{32}\Z")
 _MEMO = "user.upwell.memo"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _COPY_SIZE = 1 << 20
+_NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _WRITE_OUT = 2  # SYNC_FILE_RANGE_WRITE
 _sync_threads = ThreadPoolExecutor(8, thread_name_prefix="upwell-sync")
 
@@ -98,6 +100,13 @@ def _locked_elsewhere(fd: int, byte: int) -> bool:
     return bool(answer[0] != fcntl.F_UNLCK)
 
 
+def _protect(fd: int) -> bool:
+    """Keep ``reclaim`` from a new file until this descriptor is closed; False when it took the
+    file first."""
+    # In this order: under the lock, a file that still has its name keeps it.
+    return _lock(fd, _UNNAMED) and os.fstat(fd).st_nlink > 0
+
+
 def sync_folder(path: Path) -> None:
     """Make the entries of a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -128,6 +137,74 @@ def _sync_together(fds: Sequence[int]) -> None:
     wait(syncs)  # all of them, whatever the first one says: the descriptors are closed next
     for each in syncs:
         each.result()
+
+
+class LocalIntake:
+    """See ``Intake``. Keeps the descriptors of its files, and with them their locks."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._made: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._made.values():
+            os.close(fd)
+        self._made.clear()
+
+    def reserve(self, size: int) -> str:
+        self._store.need(size, "this file")
+        with self._all_or_none():
+            key = self._create(secrets.token_hex(1))
+            with _space_for("this file"):
+                _allocate(self._made[key], size)
+            sync_folder(self._store.path(key).parent)
+        return key
+
+    def put(self, data: bytes) -> str:
+        return self.put_many([data])[0]
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        self._store.need(sum(map(len, contents)), "these files")
+        shard = secrets.token_hex(1)  # of all of them: one folder is synced
+        with self._all_or_none():
+            keys = [self._written(shard, data) for data in contents]
+            with _space_for("this file"):
+                _sync_together([self._made[key] for key in keys])
+            sync_folder(self._store.shard(shard))
+        return keys
+
+    def _written(self, shard: str, data: bytes) -> str:
+        key = self._create(shard)
+        with _space_for("this file"):
+            _write_all(self._made[key], memoryview(data), 0)
+        return key
+
+    def _create(self, shard: str) -> str:
+        """A new file, locked. Between its creation and the lock a sweeper may have taken it, if
+        the clock was set forward or this process stood still just then: then it is another."""
+        while True:
+            key = shard + secrets.token_hex(15)
+            with _space_for("this file"):
+                fd = os.open(self._store.path(key), _NEW_FILE, 0o600)
+            self._made[key] = fd
+            if _protect(fd):
+                return key
+            del self._made[key]
+            os.close(fd)
+
+    @contextmanager
+    def _all_or_none(self) -> Iterator[None]:
+        before = set(self._made)
+        try:
+            yield
+        except BaseException:
+            for key in self._made.keys() - before:
+                self._store.path(key).unlink(missing_ok=True)
+                os.close(self._made.pop(key))
+            raise
 
 
 class LocalSlot:
@@ -305,7 +382,11 @@ class LocalStore:
         """Where a key's bytes lie. Keys are ours, never a caller's."""
         if not _KEY.match(key):
             raise FileNotFoundError(errno.ENOENT, "not a key", key)
-        return self._root / "blobs" / key[:2] / key
+        return self.shard(key[:2]) / key
+
+    def shard(self, name: str) -> Path:
+        """The folder of all keys that begin with two hex digits."""
+        return self._root / "blobs" / name
 
     def side_folder(self, key: str) -> Path:
         return self._root / "staged" / key
@@ -313,28 +394,18 @@ class LocalStore:
     def new_side(self, key: str, index: int) -> tuple[int, str]:
         """An empty side object for a chunk: its descriptor and name."""
         folder = self.side_folder(key)
-        name = f"{index}.{secrets.token_hex(8)}"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         while True:
+            name = f"{index}.{secrets.token_hex(8)}"
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
             with suppress(FileNotFoundError):  # emptied and removed by another: once more
-                return os.open(folder / name, flags, 0o600), name
+                fd = os.open(folder / name, _NEW_FILE, 0o600)
+                if _protect(fd):
+                    return fd, name
+                os.close(fd)  # see ``LocalIntake._create``
 
-    def reserve(self, size: int) -> str:
-        key = secrets.token_hex(16)
-        self._need(size)
-        fd = self._create(key)
-        try:
-            with _space_for("this file"):
-                _allocate(fd, size)
-            sync_folder(self.path(key).parent)
-        except BaseException:
-            self.path(key).unlink()
-            raise
-        finally:
-            os.close(fd)
-        return key
+    def intake(self) -> LocalIntake:
+        return LocalIntake(self)
 
     def slot(self, layout: Layout, index: int) -> LocalSlot:
         return LocalSlot(self, layout, index)
@@ -367,31 +438,6 @@ class LocalStore:
         finally:
             os.close(fd)
 
-    def put(self, data: bytes) -> str:
-        return self.put_many([data])[0]
-
-    def put_many(self, contents: Sequence[bytes]) -> list[str]:
-        self._need(sum(map(len, contents)))
-        shard = secrets.token_hex(1)  # of all of them: one folder is synced
-        made: dict[str, int] = {}
-        try:
-            for data in contents:
-                key = shard + secrets.token_hex(15)
-                made[key] = self._create(key)
-                with _space_for("this file"):
-                    _write_all(made[key], memoryview(data), 0)
-            with _space_for("this file"):
-                _sync_together(list(made.values()))
-            sync_folder(self._root / "blobs" / shard)
-        except BaseException:
-            for key in made:
-                self.path(key).unlink()
-            raise
-        finally:
-            for fd in made.values():
-                os.close(fd)
-        return list(made)
-
     def open(self, key: str) -> LocalBlobReader:
         return LocalBlobReader(self.path(key))
 
@@ -406,9 +452,6 @@ class LocalStore:
             yield _lock(fd, _ROLES[role])
         finally:
             os.close(fd)
-
-    def touch(self, key: str) -> None:
-        os.utime(self.path(key))
 
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
         for shard in (self._root / "blobs").iterdir():
@@ -430,19 +473,34 @@ class LocalStore:
         with suppress(OSError):  # other side objects are in it
             folder.rmdir()
 
+    def reclaim(self, key: str, name: str | None, is_stray: Callable[[], bool]) -> bool:
+        path = self.path(key) if name is None else self.side_folder(key) / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            # The lock comes first: a writer that had it has committed its row or has given up,
+            # and one that asks for it now is told no, or finds the file gone.
+            if not (_lock(fd, _UNNAMED) and is_stray()):
+                return False
+            if name is None:
+                self.delete(key)
+            else:
+                self.unstage(key, name)
+        finally:
+            os.close(fd)
+        return True
+
     def check(self) -> None:
         with tempfile.TemporaryFile(dir=self._root):
             pass
 
-    def _need(self, size: int) -> None:
+    def need(self, size: int, where: str) -> None:
+        """Raises StorageFull unless so many more bytes leave ``min_free`` to others."""
         space = os.statvfs(self._root)
         if size + self._min_free > space.f_bavail * space.f_frsize:
-            raise _full("this file")
-
-    def _create(self, key: str) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        with _space_for("this file"):
-            return os.open(self.path(key), flags, 0o600)
+            raise _full(where)
 
 
 def _fingerprint(reader: LocalUploadReader, chunk: Chunk) -> str:

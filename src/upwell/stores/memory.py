@@ -12,14 +12,14 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from upwell.core.ports import StoreLimits
 from upwell.errors import StorageFull
 from upwell.model import Chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from upwell.core.ports import Chunks, Clock
     from upwell.model import Layout
@@ -97,6 +97,7 @@ class MemorySlot:
             if replace:
                 self._side = f"{self._index}.{secrets.token_hex(8)}"
                 self._upload.sides[self._side] = _Bytes(bytearray(), self._store.clock())
+                self._store.unnamed.add((self._layout.key, self._side))
 
     def write(self, data: memoryview) -> None:
         """In place, as a disk would: what is not acknowledged may be overwritten."""
@@ -137,9 +138,11 @@ class MemorySlot:
                 del askers[self._index]
 
     def _drop_side(self) -> None:
-        if self._side and not self._keep:
-            self._upload.sides.pop(self._side, None)
-        self._side = None
+        if self._side:
+            self._store.unnamed.discard((self._layout.key, self._side))
+            if not self._keep:
+                self._upload.sides.pop(self._side, None)
+            self._side = None
 
 
 class MemoryUploadReader:
@@ -188,6 +191,40 @@ class MemoryUploadReader:
         self.release()
 
 
+class MemoryIntake:
+    """See ``Intake``."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+        self._made: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._store.lock:
+            self._store.unnamed.difference_update((key, None) for key in self._made)
+
+    def reserve(self, size: int) -> str:
+        with self._store.lock:
+            self._store.need(size, "this file")
+            return self._add(bytearray(size))
+
+    def put(self, data: bytes) -> str:
+        return self.put_many([data])[0]
+
+    def put_many(self, contents: Sequence[bytes]) -> list[str]:
+        with self._store.lock:
+            self._store.need(sum(map(len, contents)), "these files")
+            return [self._add(bytearray(data)) for data in contents]
+
+    def _add(self, content: bytearray) -> str:
+        key = self._store.add(content)
+        self._made.add(key)
+        self._store.unnamed.add((key, None))
+        return key
+
+
 class MemoryBlobReader:
     """See ``BlobReader``."""
 
@@ -214,6 +251,7 @@ class MemoryStore:
         self.capacity = capacity
         self.clock = clock
         self.lock = threading.RLock()
+        self.unnamed: set[tuple[str, str | None]] = set()  # what ``reclaim`` leaves alone
         self._uploads: dict[str, _Upload] = {}
 
     def upload(self, key: str) -> _Upload:
@@ -231,10 +269,8 @@ class MemoryStore:
                     f"The server is out of space for {what}; free some, then send it again."
                 )
 
-    def reserve(self, size: int) -> str:
-        with self.lock:
-            self.need(size, "this file")
-            return self._add(bytearray(size))
+    def intake(self) -> MemoryIntake:
+        return MemoryIntake(self)
 
     def slot(self, layout: Layout, index: int) -> MemorySlot:
         return MemorySlot(self, layout, index)
@@ -268,16 +304,6 @@ class MemoryStore:
                 message = f"{layout.key} is not {layout.size} bytes long"
                 raise OSError(errno.EIO, message)
 
-    def put(self, data: bytes) -> str:
-        with self.lock:
-            self.need(len(data), "this file")
-            return self._add(bytearray(data))
-
-    def put_many(self, contents: Sequence[bytes]) -> list[str]:
-        with self.lock:
-            self.need(sum(map(len, contents)), "these files")
-            return [self._add(bytearray(data)) for data in contents]
-
     def open(self, key: str) -> MemoryBlobReader:
         return MemoryBlobReader(self.upload(key).main.content)
 
@@ -300,9 +326,6 @@ class MemoryStore:
             if free:
                 upload.roles.discard(role)
 
-    def touch(self, key: str) -> None:
-        self.upload(key).main.changed = self.clock()
-
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
         with self.lock:
             found = [(key, upload.main.changed) for key, upload in self._uploads.items()]
@@ -323,10 +346,23 @@ class MemoryStore:
             for each in [name] if name is not None else list(sides):
                 sides.pop(each, None)
 
+    def reclaim(self, key: str, name: str | None, is_stray: Callable[[], bool]) -> bool:
+        with self.lock:
+            upload = self._uploads.get(key)
+            there = upload is not None and (name is None or name in upload.sides)
+            if not there or (key, name) in self.unnamed or not is_stray():
+                return False
+            if name is None:
+                self.delete(key)
+            else:
+                self.unstage(key, name)
+            return True
+
     def check(self) -> None:
         pass
 
-    def _add(self, content: bytearray) -> str:
+    def add(self, content: bytearray) -> str:
+        """Store bytes under a new key."""
         key = secrets.token_hex(16)
         self._uploads[key] = _Upload(_Bytes(content, self.clock()))
         return key
