@@ -359,11 +359,13 @@ _SETTINGS = "UPWELL_WORKER_SETTINGS"  # how a worker process learns what `serve`
 
 def worker_app() -> ASGIApp:
     """The application of one worker process; its settings come from the one that made it."""
+    from upwell.http import shutdown  # noqa: PLC0415
     from upwell.http.server import tune_allocator  # noqa: PLC0415
 
     settings = Settings.model_validate_json(os.environ[_SETTINGS])
     set_up_log(settings.log_format)
     tune_allocator()
+    shutdown.watch_signals()  # here, because uvicorn has set its own handlers by now
     return asgi(build(settings))
 
 
@@ -384,6 +386,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     """Serve on bound sockets until a signal; the process's exit code."""
     import uvicorn  # noqa: PLC0415 - the command line starts without it
 
+    from upwell.http import shutdown  # noqa: PLC0415
     from upwell.http.server import UpwellProtocol  # noqa: PLC0415
     from upwell.http.workers import run_workers  # noqa: PLC0415
 
@@ -400,7 +403,7 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=shutdown.REQUESTS,
     )
     _allow_many_files()
     if settings.workers > 1:
@@ -410,4 +413,5 @@ def serve(settings: Settings, sockets: list[socket.socket]) -> int:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, partial(_leave, server))
     server.run(sockets)
+    shutdown.end_within(shutdown.LEFTOVERS)
     return 0 if server.started else 3

@@ -10,6 +10,7 @@ import uvicorn
 
 from upwell import app
 from upwell.config import Settings
+from upwell.http import shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT)
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
     monkeypatch.setenv("UPWELL_WORKER_SETTINGS", "")  # put back afterwards, as the handlers are
+    monkeypatch.setattr(shutdown, "end_within", lambda _: None)  # it would end the tests
     handlers = {stop: signal.getsignal(stop) for stop in STOPS}
     yield Settings(data=tmp_path)
     for stop, handler in handlers.items():

@@ -1,13 +1,15 @@
 """``upwell``, with a death sentence: run as ``python crashing.py serve …`` by the harness.
 
 ``SURVIVAL_POINT`` is ``NAME:before`` or ``NAME:after``, with ``:N`` for the Nth call: there the
-process sends itself SIGKILL. ``SURVIVAL_CONSTANTS`` puts ``module.NAME=value`` pairs into the
-product. Worker processes import this file again (multiprocessing, spawn), so that they have it
-too. The product has no hooks for this, and must not have any.
+process sends itself SIGKILL; or ``NAME:hang``: there the thread waits forever inside C.
+``SURVIVAL_CONSTANTS`` puts ``module.NAME=value`` pairs into the product. Worker processes import
+this file again (multiprocessing, spawn), so that they have it too. The product has no hooks for
+this, and must not have any.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import itertools
 import os
@@ -15,6 +17,7 @@ import signal
 from typing import Any
 
 from upwell.catalog import SqlCatalog
+from upwell.core.uploads import Uploads
 from upwell.stores import local
 from upwell.stores.local import LocalIntake, LocalSlot, LocalStore
 
@@ -31,11 +34,19 @@ _POINTS: dict[str, tuple[object, str]] = {
     "delete": (LocalStore, "delete"),
     "put_many": (LocalIntake, "put_many"),
     "add_files": (SqlCatalog, "add_files"),
+    "close": (Uploads, "close"),
 }
 
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang() -> None:
+    """A mutex that is locked twice: no signal and no exception ends the wait."""
+    mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
 
 
 def _arm(name: str, when: str, number: int) -> None:
@@ -47,6 +58,8 @@ def _arm(name: str, when: str, number: int) -> None:
         last = next(calls) == number
         if last and when == "before":
             _die()
+        if last and when == "hang":
+            _hang()
         result = original(*args, **kwargs)
         if last:
             _die()

@@ -335,3 +335,26 @@ def test_i1_sigterm_while_many_send(data: Path) -> None:
         for task, acknowledged in zip(tasks, told, strict=True):
             assert set(acknowledged) <= set(server.api().uploaded(task))
             server.api().finish(task, content, 1024)
+
+
+@pytest.mark.parametrize(
+    ("point", "workers"), [("add_task:hang", 1), ("write:hang", 2), ("close:hang", 2)]
+)
+def test_a_thread_that_hangs_forever_does_not_keep_the_server_alive(
+    data: Path, point: str, workers: int
+) -> None:
+    """In a verb, in a chunk, and while the server closes what it has open."""
+    grace = {"upwell.http.shutdown.REQUESTS": 1, "upwell.http.shutdown.GRACE": 5}
+    with Server(data, workers=workers, point=point, constants=grace) as server:
+        api = server.api()
+        with api.wire() as wire:
+            create = {"file_name": "f", "file_size": K, "chunk_size": K}
+            body = json.dumps(create).encode()
+            kind = {"Content-Type": "application/json"}
+            wire.send(api.request("POST", "/api/files/upload/create", body, kind))
+            if not point.startswith("add_task"):
+                task = wire.answer().json()["task_id"]
+                wire.send(api.request("PUT", api.chunk_path(task, 0), b"x" * K))
+            time.sleep(0.3)
+            server.terminate(60)
+            eventually(lambda: not server.pids(), 20, "the end of every process of it")

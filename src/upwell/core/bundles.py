@@ -17,6 +17,7 @@ from upwell.errors import (
     FileNotFound,
     PasscodeRequired,
     PasscodeWrong,
+    Unavailable,
     UpwellError,
 )
 from upwell.model import Bundle, Scope
@@ -163,23 +164,27 @@ class Bundles:
         bundle = self._catalog.bundle_by_slug(slug, self._clock())
         if bundle is None:
             raise BundleNotFound("There is no such bundle; it may have expired.")
-        if not self.admits(bundle, asker):
+        admitted = self._admitted(bundle, asker)
+        if admitted is None:
             raise PasscodeRequired(
                 "This bundle has a passcode: send it as X-Bundle-Passcode, or as ?passcode=."
             )
-        return bundle
+        return admitted
 
     def admits(self, bundle: Bundle, asker: Asker) -> bool:
         """Whether an asker may read a bundle; False when a passcode is needed and none was
         given. Raises PasscodeWrong, TooManyGuesses."""
+        return self._admitted(bundle, asker) is not None
+
+    def _admitted(self, bundle: Bundle, asker: Asker) -> Bundle | None:
+        """The bundle as it is after the check, which may have renewed its passcode's hash."""
         if bundle.passcode_hash is None or _owns(asker, bundle):
-            return True
+            return bundle
         if asker.proof and self._key.is_signed(_PROOF, _proven(bundle), asker.proof):
-            return True
+            return bundle
         if asker.passcode is None:
-            return False
-        self._check(bundle, bundle.passcode_hash, asker, asker.passcode)
-        return True
+            return None
+        return self._checked(bundle, bundle.passcode_hash, asker, asker.passcode)
 
     def prove(self, bundle: Bundle) -> str:
         """What shows later that the passcode was given; worth nothing once it is changed."""
@@ -222,14 +227,30 @@ class Bundles:
     def _opener(self, pool_id: str, key: str) -> Callable[[], BlobReader]:
         return lambda: home_of(self._homes, pool_id).store.open(key)
 
-    def _check(self, bundle: Bundle, phc: str, asker: Asker, passcode: str) -> None:
+    def _checked(self, bundle: Bundle, phc: str, asker: Asker, passcode: str) -> Bundle:
         if self._passcodes.knows(passcode, phc):
-            return
+            return bundle
         thing = f"bundle {bundle.id}"
         self._guesses.count(thing, asker)
         if not self._passcodes.is_right(passcode, phc):
             raise PasscodeWrong("This is not the passcode of the bundle.")
         self._guesses.forgive(thing, asker)
+        return self._renewed(bundle, phc, passcode) if passcodes.is_outdated(phc) else bundle
+
+    def _renewed(self, bundle: Bundle, phc: str, passcode: str) -> Bundle:
+        """A bundle whose outdated hash is replaced, unless its owner has just changed it."""
+        better = passcodes.hash_of(passcode)
+
+        def change(now: Bundle) -> Bundle:
+            return replace(now, passcode_hash=better) if now.passcode_hash == phc else now
+
+        which = (bundle.id, bundle.account_id, self._clock())
+        try:
+            return self._catalog.update_bundle(*which, change) or bundle
+        except Unavailable:
+            return (
+                bundle  # the passcode was right: a catalog that cannot be written must not matter
+            )
 
 
 def public_facts(file: CloudFile) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidKey
@@ -18,8 +19,12 @@ from upwell.errors import NotReady
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# The second recommended option of RFC 9106, section 4: 64 MiB, three passes.
-_MEMORY, _PASSES, _LANES = 64 << 10, 3, 4
+# The second recommended option of RFC 9106, section 4 (64 MiB, three passes), in one lane instead
+# of four. OpenSSL computes several lanes with threads that all derivations of the process share,
+# and two that each wait for the other's threads wait forever.
+_MEMORY, _PASSES, _LANES = 64 << 10, 3, 1
+_PARAMETERS = re.compile(r"\$argon2id\$v=19\$m=\d+,t=\d+,p=(\d+)\$", re.ASCII)
+_several_lanes = threading.Lock()
 _AT_ONCE = threading.BoundedSemaphore(2)
 _WAIT = 30.0  # seconds for a turn
 _REMEMBERED = 1000
@@ -39,6 +44,11 @@ def hash_of(passcode: str) -> str:
         return kdf.derive_phc_encoded(_bytes(passcode))
 
 
+def is_outdated(phc: str) -> bool:
+    """Whether a hash was made with several lanes: ``hash_of`` makes a better one."""
+    return _lanes(phc) != _LANES
+
+
 class Passcodes:
     """Verifies passcodes; a right one is known again for five minutes without the work."""
 
@@ -53,7 +63,8 @@ class Passcodes:
     def is_right(self, passcode: str, phc: str) -> bool:
         """Raises NotReady when too many are verified."""
         try:
-            with _turn():
+            # One hash of several lanes at a time: see above. One lane needs no shared thread.
+            with _turn(), _several_lanes if _lanes(phc) > 1 else nullcontext():
                 Argon2id.verify_phc_encoded(_bytes(passcode), phc)
         except InvalidKey:
             return False
@@ -64,6 +75,11 @@ class Passcodes:
 
     def _mark(self, passcode: str, phc: str) -> bytes:
         return hmac.digest(self._key, phc.encode() + b"\0" + _bytes(passcode), hashlib.sha256)
+
+
+def _lanes(phc: str) -> int:
+    found = _PARAMETERS.match(phc)
+    return int(found[1]) if found else 0
 
 
 def _bytes(passcode: str) -> bytes:

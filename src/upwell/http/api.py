@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from contextlib import asynccontextmanager
 from functools import partial
@@ -81,7 +82,7 @@ def make_api(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         start()
         yield
-        await in_thread(stop)
+        await asyncio.to_thread(stop)  # all verb threads may be stuck
 
     app = FastAPI(
         title="Upwell",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TICK = 0.25  # seconds between two looks at the workers
 PATIENCE = 120  # ticks without an answer after which a worker that was up counts as hung
-STOP_SECONDS = 40.0  # for a worker to end after SIGTERM; it has its own, shorter bounds
+STOP_SECONDS = 32.0  # for a worker to end after SIGTERM; it ends itself within shutdown.GRACE
 START_FAILED = 3  # the exit code of a server that cannot start
 
 _PR_SET_PDEATHSIG = 1
