@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TOKEN = "upw_correct-horse-battery"
+DEFAULT_POOL = "00000000-0000-4000-8000-000000000001"
+FIXED = frozenset({"hash", "file_size", "chunk_size", "encrypt_password"})
 ALGORITHMS = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
 
 
@@ -89,6 +91,10 @@ class Task:
             "task_id": self.id,
             "file_name": self.request["file_name"],
             "file_size": self.size,
+            "content_type": self.request.get("content_type", "application/octet-stream"),
+            "pool_id": self.request.get("pool_id", DEFAULT_POOL),
+            "bundle_id": self.request.get("bundle_id"),
+            "expired_at": self.request.get("expired_at"),
             "status": self.status,
             "chunk_size": self.chunk_size,
             "chunks_count": self.count,
@@ -353,6 +359,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _resume(self, _: bytes, identifier: str) -> None:
         self._json(self.fake.task(identifier).as_json())
 
+    def _resume_with(self, body: bytes, identifier: str) -> None:
+        with self.fake.lock:
+            task = self.fake.task(identifier)
+            if task.status != "in_progress":
+                raise Refused(409, "TASK_CLOSED")
+            options = json.loads(body)
+            if options.get("pool_id") != task.request.get("pool_id"):
+                raise Refused(400, "VALIDATION_FAILED", "pool_id cannot change.")
+            kept = {key: value for key, value in task.request.items() if key in FIXED}
+            task.request = kept | options
+            self._json(task.as_json())
+
     def _cancel(self, _: bytes, identifier: str) -> None:
         self.fake.task(identifier).status = "cancelled"
         self._answer(200, b"", {})
@@ -432,6 +450,7 @@ ROUTES: tuple[tuple[str, Callable[..., None]], ...] = (
     (r"PUT /upload/chunk/(\w+)/(\d+)", _Handler._chunk),
     (r"POST /upload/complete/(\w+)", _Handler._complete),
     (r"GET /upload/resume/(\w+)", _Handler._resume),
+    (r"PUT /upload/resume/(\w+)", _Handler._resume_with),
     (r"GET /upload/tasks", _Handler._tasks),
     (r"DELETE /upload/(\w+)", _Handler._cancel),
     (r"GET /me", _Handler._files),

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,17 @@ def test_a_token_of_a_file_that_changed_begins_anew(
     assert server.files[file.id].content == content
     assert tokens
     assert tokens != [token]
+
+
+def test_an_upload_from_a_token_has_the_options_asked_last(up: Client, server: FakeServer) -> None:
+    content = os.urandom(10 * CHUNK)
+    token = interrupted(up, server, content, name="a", bundle_id="b", expires_in=timedelta(1))
+    with pytest.raises(ApiError, match="pool_id cannot change"):
+        up.upload(content, name="a", pool_id="p", chunk_size=CHUNK, token=token)
+    up.upload(content, name="c", content_type="x/y", chunk_size=CHUNK, token=token)
+    (task,) = server.tasks.values()
+    size = {"file_size": 10 * CHUNK, "chunk_size": CHUNK}
+    assert task.request == {"file_name": "c", "content_type": "x/y"} | size
 
 
 def test_a_token_of_an_upload_that_is_gone_begins_anew(up: Client, server: FakeServer) -> None:

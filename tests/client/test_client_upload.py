@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,6 +273,52 @@ def test_an_interrupted_upload_sends_only_what_is_missing(
     assert len(server.tasks) == 1
     assert set(server.chunk_counts.values()) == {1}
     assert log.done == log.total
+
+
+CHANGED = UploadOptions(chunk_size=CHUNK, content_type="x/y", expires_in=timedelta(minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (SMALL_CHUNKS, CHANGED, {"content_type": "x/y", "expires_in": 1800}),
+        (CHANGED, SMALL_CHUNKS, {"content_type": "application/octet-stream"}),
+        (
+            CHANGED,
+            replace(CHANGED, expires_in=None, expires_at=datetime(2030, 1, 1, tzinfo=UTC)),
+            {"content_type": "x/y", "expired_at": "2030-01-01T00:00:00+00:00"},
+        ),
+    ],
+    ids=["given", "left out", "another"],
+)
+def test_a_resumed_upload_has_the_options_asked_last(
+    before: UploadOptions,
+    after: UploadOptions,
+    told: dict[str, object],
+    client: Calls,
+    server: FakeServer,
+    big: Path,
+    states: UploadStates,
+) -> None:
+    interrupt(big, server, states, before)
+    upload_file(client, big, after, states=states)
+    (task,) = server.tasks.values()
+    size = {"file_size": 10 * CHUNK + 17, "chunk_size": CHUNK}
+    assert task.request == {"file_name": "big.bin", **size} | told
+    assert stored(server) == big.read_bytes()
+    assert server.chunk_counts[0] == 1, "what was sent is kept"
+
+
+@pytest.mark.parametrize("after", [SMALL_CHUNKS, CHANGED], ids=["same", "other options"])
+def test_a_file_that_was_completed_unheard_counts_only_as_it_is_wanted(
+    after: UploadOptions, client: Calls, server: FakeServer, big: Path, states: UploadStates
+) -> None:
+    unheard(server, big, SMALL_CHUNKS, states)
+    chunks = server.count("PUT .*chunk")
+    done = upload_file(client, big, after, states=states)
+    assert server.count("PUT .*chunk") == chunks, "its content is there in either case"
+    assert server.count("/create") == (1 if after == SMALL_CHUNKS else 2)
+    assert done.existing == (after != SMALL_CHUNKS)
 
 
 def test_a_known_hash_resumes_without_any_state(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NoReturn, TypedDict
 
 import typer
 
 from upwell.cli.exits import ExitCode, exit_code_of
 from upwell.client import Client, ClientError, Retry
+from upwell.client.units import parse_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,22 @@ def finish(output: Output, action: Callable[[], ExitCode], *, interrupted: str =
         output.complain(error.message, error)
         code = exit_code_of(error)
     raise typer.Exit(code)
+
+
+class Ending(TypedDict):
+    """When something ends, as the client's methods take it."""
+
+    expires_at: datetime | None
+    expires_in: timedelta | None
+
+
+def ending(text: str | None) -> Ending:
+    """What ``--expires`` asks for; a duration is left to the server's clock."""
+    end = parse_end(text) if text else None
+    return {
+        "expires_at": end if isinstance(end, datetime) else None,
+        "expires_in": end if isinstance(end, timedelta) else None,
+    }
 
 
 def connect(

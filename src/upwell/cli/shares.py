@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
 from upwell.cli.manage import _file_row, _local_time, _paged
-from upwell.cli.run import connect, finish
+from upwell.cli.run import connect, ending, finish
 from upwell.cli.secret import ask_secret
 from upwell.cli.show import Output, error_record, plain
 from upwell.client import BundleFields, ClientError, SettingsError, load_settings
-from upwell.client.units import parse_expiry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,13 +38,13 @@ class Wanted:
 
     def fields(self) -> BundleFields:
         """As the server is told; asks for the passcode."""
-        ends = self.expires if self.expires != NEVER else None
+        ends = ending(self.expires if self.expires != NEVER else None)
         return BundleFields(
             name=self.name,
             slug=self.slug,
             description=None if self.description == NONE else self.description,
             passcode=ask_secret("Passcode", twice=True) if self.passcode else None,
-            expires_at=parse_expiry(ends, datetime.now(UTC)) if ends else None,
+            **ends,
         )
 
     def unset(self) -> list[str]:
@@ -70,6 +68,7 @@ def create_bundle(given: Given, wanted: Wanted, *, json: bool) -> None:
             description=new.description,
             passcode=new.passcode,
             expires_at=new.expires_at,
+            expires_in=new.expires_in,
         )
         output.result(bundle.raw, f"{bundle.id}\t{plain(bundle.url)}")
         return ExitCode.DONE
@@ -140,8 +139,7 @@ def share(given: Given, file_id: str, expires: str, downloads: int | None, *, js
     """Make a signed link and print it."""
 
     def action(client: Client, output: Output) -> ExitCode:
-        ends = parse_expiry(expires, datetime.now(UTC))
-        link = client.files.share(file_id, expires_at=ends, max_downloads=downloads)
+        link = client.files.share(file_id, **ending(expires), max_downloads=downloads)
         output.result(link.raw, plain(link.url))
         output.note(f"Until {_local_time(link.expires_at)}. Revoke it: upwell unshare {link.id}")
         return ExitCode.DONE

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
-from upwell.cli.run import connect, finish
+from upwell.cli.run import connect, ending, finish
 from upwell.cli.secret import ask_secret
 from upwell.cli.show import Display, Output, SendDisplay, duration, error_record, plain, size
 from upwell.client import (
@@ -32,7 +31,7 @@ from upwell.client import (
 from upwell.client import Manner as Sending
 from upwell.client.settings import state_folder
 from upwell.client.state import UploadKey
-from upwell.client.units import parse_duration, parse_expiry
+from upwell.client.units import parse_duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -332,7 +331,7 @@ def _options(request: PutRequest, chunk_size: int | None) -> UploadOptions:
         content_type=request.content_type,
         pool_id=request.pool,
         bundle_id=request.bundle,
-        expires_at=parse_expiry(request.expires, datetime.now(UTC)) if request.expires else None,
+        **ending(request.expires),
         chunk_size=chunk_size,
         check_first=request.check_first,
         password=ask_secret("Password", variable=PASSWORD, twice=True) if request.encrypt else None,

@@ -16,7 +16,7 @@ from upwell.client.threads import in_loop, pieces, run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from os import PathLike
     from pathlib import Path
     from types import TracebackType
@@ -91,6 +91,7 @@ class AsyncClient:
         pool_id: str | None = None,
         bundle_id: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         password: str | None = None,
         chunk_size: int | None = None,
         check_first: bool = False,
@@ -110,6 +111,7 @@ class AsyncClient:
                 pool_id=pool_id,
                 bundle_id=bundle_id,
                 expires_at=expires_at,
+                expires_in=expires_in,
                 password=password,
                 chunk_size=chunk_size,
                 check_first=check_first,
@@ -127,6 +129,7 @@ class AsyncClient:
         pool_id: str | None = None,
         bundle_id: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         check_first: bool = True,
         progress: OnProgress | None = None,
     ) -> AsyncIterator[FileResult]:
@@ -143,6 +146,7 @@ class AsyncClient:
                 pool_id=pool_id,
                 bundle_id=bundle_id,
                 expires_at=expires_at,
+                expires_in=expires_in,
                 check_first=check_first,
                 progress=tell,
             )
@@ -262,12 +266,17 @@ class AsyncFiles:
         return await run(lambda stop: self._client.until(stop).files.moves(file_id))
 
     async def share(
-        self, file_id: str, *, expires_at: datetime | None = None, max_downloads: int | None = None
+        self,
+        file_id: str,
+        *,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+        max_downloads: int | None = None,
     ) -> Link:
         """See :meth:`Files.share`."""
         return await run(
             lambda stop: self._client.until(stop).files.share(
-                file_id, expires_at=expires_at, max_downloads=max_downloads
+                file_id, expires_at=expires_at, expires_in=expires_in, max_downloads=max_downloads
             )
         )
 
@@ -319,11 +328,17 @@ class AsyncBundles:
         description: str | None = None,
         passcode: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
     ) -> Bundle:
         """See :meth:`Bundles.create`."""
         return await run(
             lambda stop: self._client.until(stop).bundles.create(
-                name, slug=slug, description=description, passcode=passcode, expires_at=expires_at
+                name,
+                slug=slug,
+                description=description,
+                passcode=passcode,
+                expires_at=expires_at,
+                expires_in=expires_in,
             )
         )
 

@@ -10,7 +10,7 @@ from base64 import b64encode
 from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from functools import cache
 from importlib.metadata import version
@@ -33,6 +33,7 @@ from upwell.client.model import Batched, CloudFile, Holdings, Move, Page, Pool, 
 from upwell.client.pace import Pace
 from upwell.client.retry import Retry
 from upwell.client.stop import Stop
+from upwell.client.units import end_fields
 
 if TYPE_CHECKING:
     import threading
@@ -63,8 +64,9 @@ class NewFile:
     """What a create asks for.
 
     ``size`` and ``chunk_size`` are in bytes; ``hash`` is the SHA-256 in hex, ``None`` when the
-    file is to be read only once; ``expires_at`` carries its time zone. With ``password``, a
-    secret that is kept out of ``repr``, the server stores it encrypted.
+    file is to be read only once; ``expires_at`` carries its time zone, ``expires_in`` is counted by
+    the server's clock. With ``password``, a secret that is kept out of ``repr``, the server stores
+    it encrypted.
     """
 
     name: str
@@ -74,6 +76,7 @@ class NewFile:
     pool_id: str | None = None
     bundle_id: str | None = None
     expires_at: datetime | None = None
+    expires_in: timedelta | None = None
     chunk_size: int | None = None
     password: str | None = field(default=None, repr=False)
 
@@ -81,15 +84,21 @@ class NewFile:
         """The request's body; absent keys are left out."""
         fields = {
             "hash": self.hash,
-            "file_name": self.name,
             "file_size": self.size,
-            "content_type": self.content_type,
-            "pool_id": self.pool_id,
-            "bundle_id": self.bundle_id,
-            "expired_at": self.expires_at and self.expires_at.astimezone(UTC).isoformat(),
             "chunk_size": self.chunk_size,
             "encrypt_password": self.password,
         }
+        given = {key: value for key, value in fields.items() if value is not None}
+        return given | self.options_json()
+
+    def options_json(self) -> dict[str, Any]:
+        """The part of the request that may still change while the upload is under way."""
+        fields = {
+            "file_name": self.name,
+            "content_type": self.content_type,
+            "pool_id": self.pool_id,
+            "bundle_id": self.bundle_id,
+        } | end_fields(self.expires_at, self.expires_in)
         return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -241,6 +250,11 @@ class Calls:
     def resume(self, task_id: str) -> UploadTask:
         """What the server has of an upload and what is missing."""
         return UploadTask.of(self._call("GET", f"/upload/resume/{_segment(task_id)}"))
+
+    def resume_with(self, task_id: str, new: NewFile) -> UploadTask:
+        """Continue an upload with the options of ``new`` in place of those it began with."""
+        path = f"/upload/resume/{_segment(task_id)}"
+        return UploadTask.of(self._call("PUT", path, json=new.options_json()))
 
     def cancel(self, task_id: str) -> None:
         """Give an upload up; the server frees its bytes."""

@@ -19,7 +19,7 @@ from upwell.client.webhooks import EventCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
     from os import PathLike
     from types import TracebackType
     from typing import BinaryIO, Self
@@ -127,6 +127,7 @@ class Client:
         pool_id: str | None = None,
         bundle_id: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         password: str | None = None,
         chunk_size: int | None = None,
         check_first: bool = False,
@@ -141,17 +142,20 @@ class Client:
         only the chunks on their way in memory; without, it is kept in a temporary file first.
 
         ``name`` and ``content_type`` come from the path when they are absent. ``expires_at``
-        carries its time zone. With ``password`` the server stores the file encrypted.
-        ``check_first`` reads the content twice, so that what the account holds is not sent.
-        ``progress`` is called with a :class:`Progress`, from the threads that send.
+        carries its time zone; ``expires_in`` is counted by the server's clock. With ``password``
+        the server stores the file encrypted. ``check_first`` reads the content twice, so that what
+        the account holds is not sent. ``progress`` is called with a :class:`Progress`, from the
+        threads that send.
 
         ``on_token`` is called with a text as soon as the upload has begun. Keep it, and the upload
-        can go on with ``token``, the same content and the same ``password``: in another process,
-        on another day. It holds no secret. When the server no longer has the upload, or the file
-        or the password is another one, it begins anew and calls ``on_token`` again. With no
-        password, or for content that is read only once, it goes on as it was begun.
+        can continue with ``token``, the same content and the same ``password``: in another process,
+        on another day. It holds no secret. The other options count as they are given now; the pool
+        alone cannot change any more. When the server no longer has the upload, or the file or the
+        password is another one, it starts over and calls ``on_token`` again. With no password, or
+        for content that is read only once, it continues under the password it began with.
 
         Raises:
+            ApiError: also when ``token`` is of an upload that began in another pool.
             FileChanged: the content changed, or is not of the ``size`` that was said.
             ContentMismatch: the server stored something else.
         """
@@ -161,6 +165,7 @@ class Client:
             pool_id=pool_id,
             bundle_id=bundle_id,
             expires_at=expires_at,
+            expires_in=expires_in,
             chunk_size=chunk_size,
             check_first=check_first,
             password=password,
@@ -176,6 +181,7 @@ class Client:
         pool_id: str | None = None,
         bundle_id: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
         check_first: bool = True,
         progress: OnProgress | None = None,
     ) -> Iterator[FileResult]:
@@ -189,7 +195,9 @@ class Client:
         >>> for result in client.upload_folder("photos"):  # doctest: +SKIP
         ...     print(result.item.path, result.error or result.file.id)
         """
-        options = UploadOptions(pool_id=pool_id, bundle_id=bundle_id, expires_at=expires_at)
+        options = UploadOptions(
+            pool_id=pool_id, bundle_id=bundle_id, expires_at=expires_at, expires_in=expires_in
+        )
         manner = Manner(options=options, check_first=check_first, progress=progress)
         return self.upload_many(list(items_in(Path(folder))), manner)
 
@@ -310,10 +318,17 @@ class Files:
         return self._calls.moves(file_id)
 
     def share(
-        self, file_id: str, *, expires_at: datetime | None = None, max_downloads: int | None = None
+        self,
+        file_id: str,
+        *,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+        max_downloads: int | None = None,
     ) -> Link:
         """A signed link: whoever has its ``url`` reads the file."""
-        return self._calls.share(file_id, expires_at=expires_at, max_downloads=max_downloads)
+        return self._calls.share(
+            file_id, expires_at=expires_at, expires_in=expires_in, max_downloads=max_downloads
+        )
 
     def links(self, file_id: str) -> Sequence[Link]:
         """The live links to a file, newest first."""
@@ -359,6 +374,7 @@ class Bundles:
         description: str | None = None,
         passcode: str | None = None,
         expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
     ) -> Bundle:
         """Make a bundle; its ``url`` is for everybody, or for those who know the ``passcode``."""
         return self._calls.create_bundle(
@@ -368,6 +384,7 @@ class Bundles:
                 description=description,
                 passcode=passcode,
                 expires_at=expires_at,
+                expires_in=expires_in,
             )
         )
 

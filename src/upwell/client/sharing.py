@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from upwell.client.api import API, Calls, _json, _segment
 from upwell.client.model import CloudFile, _get, _object
+from upwell.client.units import end_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from upwell.client.api import Download
     from upwell.client.model import Page
@@ -58,6 +58,7 @@ class BundleFields:
     description: str | None = None
     passcode: str | None = field(default=None, repr=False)
     expires_at: datetime | None = None
+    expires_in: timedelta | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The request's body; absent keys are left out."""
@@ -66,8 +67,7 @@ class BundleFields:
             "slug": self.slug,
             "description": self.description,
             "passcode": self.passcode,
-            "expired_at": self.expires_at and self.expires_at.astimezone(UTC).isoformat(),
-        }
+        } | end_fields(self.expires_at, self.expires_in)
         return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -143,11 +143,16 @@ class SharingCalls(Calls):
         return CloudFile.of(self._call("DELETE", f"/{_segment(file_id)}/bundle"))
 
     def share(
-        self, file_id: str, *, expires_at: datetime | None = None, max_downloads: int | None = None
+        self,
+        file_id: str,
+        *,
+        expires_at: datetime | None = None,
+        expires_in: timedelta | None = None,
+        max_downloads: int | None = None,
     ) -> Link:
         """A new signed link; the server decides how long it lives when that is not said."""
-        when = expires_at and expires_at.astimezone(UTC).isoformat()
-        asked = {"expires_at": when, "max_downloads": max_downloads}
+        asked = {"max_downloads": max_downloads}
+        asked |= end_fields(expires_at, expires_in, "expires_at")
         return Link.of(self._call("POST", f"/{_segment(file_id)}/links", json=asked))
 
     def links(self, file_id: str) -> list[Link]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from upwell.client.errors import SettingsError
 
@@ -60,26 +62,36 @@ def parse_duration(text: str) -> timedelta:
         raise SettingsError(f"{text!r} is too long a duration.") from error
 
 
-def parse_expiry(text: str, now: datetime) -> datetime:
-    """The UTC instant that an ISO 8601 instant or a duration from ``now`` names.
+def parse_end(text: str) -> datetime | timedelta:
+    """The UTC instant, or the duration, that ``text`` names: ``2030-01-31T12:00:00Z``, ``7d``.
 
-    An instant without an offset is in the local time zone.
+    An instant without an offset is in the local time zone. Neither is compared with this
+    machine's clock: the server decides what is in the future.
 
     Raises:
-        SettingsError: neither of the two, or not after ``now``.
+        SettingsError: neither of the two, or no time at all.
     """
-    instant = _instant(text.strip(), now)
-    if instant <= now:
-        raise SettingsError(f"{text!r} is not in the future.")
-    return instant
-
-
-def _instant(text: str, now: datetime) -> datetime:
+    written = text.strip()
+    if _DURATION.fullmatch(written) and not written.isdigit():
+        if duration := parse_duration(written):
+            return duration
+        raise SettingsError(f"{text!r} is over at once; ask for a longer duration.")
     try:
-        if _DURATION.fullmatch(text) and not text.isdigit():
-            return (now + parse_duration(text)).astimezone(UTC)
-        return datetime.fromisoformat(text).astimezone(UTC)
+        return datetime.fromisoformat(written).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise SettingsError(
             f"{text!r} is neither an instant (2030-01-31T12:00:00Z) nor a duration (7d, 12h)."
         ) from error
+
+
+def end_fields(
+    expires_at: datetime | None, expires_in: timedelta | None, instant: str = "expired_at"
+) -> dict[str, Any]:
+    """A request's fields for when something ends; ``instant`` is what it calls an instant.
+
+    Durations are sent as whole seconds, rounded up, and counted by the server.
+    """
+    return {
+        instant: expires_at and expires_at.astimezone(UTC).isoformat(),
+        "expires_in": None if expires_in is None else math.ceil(expires_in.total_seconds()),
+    }

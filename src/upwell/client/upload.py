@@ -6,6 +6,7 @@ import hashlib
 import mimetypes
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import os
     import threading
     from collections.abc import Iterable
-    from datetime import datetime
+    from datetime import timedelta
 
     from upwell.client.api import Calls
     from upwell.client.sources import Source
@@ -37,7 +38,9 @@ DEFAULT_CHUNK_SIZE = 5 * 1024 * 1024
 MAX_HELD = 16 * 1024 * 1024
 COMPLETE_ROUNDS = 4
 COMPLETED = "completed"
-OPEN_STATUSES = frozenset({"in_progress", COMPLETED})
+GENERIC_TYPE = "application/octet-stream"
+DEFAULT_POOL_ID = "00000000-0000-4000-8000-000000000001"
+CLOSED = "TASK_CLOSED"
 NOT_FOUND = 404
 
 
@@ -46,7 +49,8 @@ class UploadOptions:
     """How a file is to be stored, and how it gets there.
 
     ``name`` and ``content_type`` are taken from the path when absent; ``expires_at`` carries its
-    time zone; ``chunk_size`` is in bytes, the server has the last word. ``check_first`` reads the
+    time zone, ``expires_in`` is counted by the server's clock; ``chunk_size`` is in bytes, and the
+    server may choose another one. ``check_first`` reads the
     file twice so that content which the account already holds is not sent. With ``password``, a
     secret that is kept out of ``repr``, the server stores the file encrypted.
     """
@@ -56,6 +60,7 @@ class UploadOptions:
     pool_id: str | None = None
     bundle_id: str | None = None
     expires_at: datetime | None = None
+    expires_in: timedelta | None = None
     chunk_size: int | None = None
     check_first: bool = False
     password: str | None = field(default=None, repr=False)
@@ -157,16 +162,34 @@ class _Upload:
         return task if self._is_under_password(task) else None
 
     def _asked(self, task_id: str) -> UploadTask | None:
+        """The task of an earlier run, with the options that are asked for now."""
+        wanted = new_file(self._options, self._name, self._source.size, None)
         try:
-            task = self._client.resume(task_id)
-            if task.status == COMPLETED:
-                self._client.complete(task_id)  # is its file still there?
+            task = self._client.resume_with(task_id, wanted)
+        except ApiError as error:
+            if error.code == CLOSED:
+                return self._ended(task_id, wanted)
+            if error.status != NOT_FOUND:
+                raise
+            return None
+        return task if task.file_size == self._source.size else None
+
+    def _ended(self, task_id: str, wanted: NewFile) -> UploadTask | None:
+        """A task that was completed unheard, when its file is there and as it is wanted."""
+        task = self._client.resume(task_id)
+        if task.status != COMPLETED:
+            return None
+        try:
+            self._client.complete(task_id)
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
             return None
-        fits = task.file_size == self._source.size and task.status in OPEN_STATUSES
-        return task if fits else None
+        if task.file_size == self._source.size and _is_as_wanted(task, wanted):
+            return task
+        # Its content is there, so that asking by the hash sends nothing.
+        self._claim.waited = True
+        return None
 
     def _is_under_password(self, task: UploadTask) -> bool:
         """Whether an encrypted upload can go on by its task: nothing remembers its password.
@@ -326,9 +349,26 @@ def new_file(options: UploadOptions, name: str, size: int, digest: str | None) -
         pool_id=options.pool_id,
         bundle_id=options.bundle_id,
         expires_at=options.expires_at,
+        expires_in=options.expires_in,
         chunk_size=options.chunk_size,
         password=options.password,
     )
+
+
+def _is_as_wanted(task: UploadTask, wanted: NewFile) -> bool:
+    """Whether a task that ended had these options; a duration cannot be compared."""
+    had, ends = task.raw, task.raw.get("expired_at")
+    if wanted.expires_in is not None or (ends is None) != (wanted.expires_at is None):
+        return False
+    if wanted.expires_at is not None and datetime.fromisoformat(str(ends)) != wanted.expires_at:
+        return False
+    pairs = [
+        (had.get("file_name"), wanted.name),
+        (had.get("content_type"), wanted.content_type or GENERIC_TYPE),
+        (had.get("pool_id"), wanted.pool_id or DEFAULT_POOL_ID),
+        (had.get("bundle_id"), wanted.bundle_id),
+    ]
+    return all(one == other for one, other in pairs)
 
 
 def _key_of(client: Calls, source: FileSource, options: UploadOptions) -> UploadKey:
