@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import hashlib
 import re
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.api.world import refused, unique
+from upwell.core.media_types import HEAD
 from upwell.http.downloads import SAFE_INLINE, parse_range
 
 if TYPE_CHECKING:
@@ -155,7 +158,7 @@ def test_a_safe_type_is_shown_unless_a_download_is_asked_for(live: Api, kind: st
     path = f"/api/files/{live.direct(content_type=kind)['id']}"
     answer = live.get(path)
     assert answer.headers["content-disposition"].startswith("inline;")
-    assert answer.headers["content-type"] == kind
+    assert answer.headers["content-type"].split(";")[0] == kind
     answer = live.get(path, params={"download": "true"})
     assert answer.headers["content-disposition"].startswith("attachment;")
 
@@ -168,7 +171,7 @@ def test_content_can_never_act_as_the_site(api: Api, kind: str) -> None:
         api.get(f"/api/files/{file['id']}"),
         api.get(f"/api/files/{file['id']}", headers={"Range": "bytes=0-1"}),
     ):
-        shown = answer.headers["content-type"]
+        shown = answer.headers["content-type"].split(";")[0]
         assert shown in ("application/octet-stream", "text/plain")
         inline = answer.headers["content-disposition"].startswith("inline")
         assert not inline or shown == "text/plain"
@@ -182,13 +185,97 @@ def test_content_can_never_act_as_the_site(api: Api, kind: str) -> None:
     [
         ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
         ("Text/Plain;CHARSET=latin1", "text/plain; charset=latin1"),
-        ('text/plain; x="a,text/html"', "text/plain"),
+        ('text/plain; x="a,text/html"', "text/plain; charset=utf-8"),
+        ('text/plain; charset="UTF-8"', "text/plain; charset=UTF-8"),
         ('video/mp4; codecs="avc1"', "video/mp4"),
     ],
 )
 def test_a_safe_type_keeps_its_charset_only(api: Api, kind: str, shown: str) -> None:
     answer = api.get(f"/api/files/{api.direct(content_type=kind)['id']}")
     assert answer.headers["content-type"] == shown
+
+
+@pytest.mark.parametrize(
+    ("content", "charset"),
+    [
+        ("Grüße", "; charset=utf-8"),
+        ("", "; charset=utf-8"),
+        (codecs.BOM_UTF8 + b"a", "; charset=utf-8"),
+        ("\ufeffGrüße".encode("utf-16-le"), "; charset=utf-16le"),
+        ("\ufeffGrüße".encode("utf-16-be"), "; charset=utf-16be"),
+        ("ü" * HEAD, "; charset=utf-8"),  # the part that is looked at ends
+        ("x" + "ü" * HEAD, "; charset=utf-8"),  # within a character
+        ("Grüße".encode("latin-1"), ""),
+        ("Gr\xfc", "; charset=utf-8"),
+        (b"Gr\xc3", ""),
+        ("\x1b[1mlog\x1b[0m\f", "; charset=utf-8"),
+    ],
+)
+def test_a_text_is_shown_in_its_charset(api: Api, content: str | bytes, charset: str) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    more = {"encrypt_password": "x"} if len(data) > HEAD else {}
+    file = api.direct(data, content_type="text/plain", **more)
+    assert file["mime_type"] == "text/plain", "as it was declared"
+    path, headers = f"/api/files/{file['id']}", {"X-Encrypt-Password": "x"} if more else {}
+    for answer in (
+        api.get(path, headers=headers),
+        api.head(path, headers=headers),
+        api.get(path, headers={"Range": "bytes=0-0"} | headers),
+    ):
+        if answer.status_code != 416:  # of nothing, no range
+            assert answer.headers["content-type"] == f"text/plain{charset}"
+            assert answer.headers["content-disposition"].startswith("inline")
+
+
+@pytest.mark.parametrize(
+    ("name", "declared", "content"),
+    [
+        ("notes.txt.gz", "text/plain", gzip.compress(b"a")),
+        ("notes.TXT.GZ", "text/plain", b"a"),
+        ("film.mp4.xz", "video/mp4", b"a"),
+        ("notes", "text/plain; charset=utf-8", gzip.compress(b"a")),
+        ("notes.txt", "text/plain", b"a\0b"),
+    ],
+)
+def test_what_is_no_text_is_a_download(api: Api, name: str, declared: str, content: bytes) -> None:
+    file = api.direct(content, file_name=name, content_type=declared)
+    assert file["mime_type"] == declared
+    answer = api.get(f"/api/files/{file['id']}")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
+@pytest.mark.parametrize(
+    ("declared", "shown"),
+    [
+        ("audio/x-wav", "audio/wav"),
+        ("Audio/X-M4A; codecs=mp4a", "audio/mp4"),
+        ("audio/mp3", "audio/mpeg"),
+        ("image/jpg", "image/jpeg"),
+        ("video/x-m4v", "video/mp4"),
+    ],
+)
+def test_a_type_is_known_by_its_usual_name(api: Api, declared: str, shown: str) -> None:
+    file = api.direct(content_type=declared)
+    assert file["mime_type"] == declared
+    answer = api.get(f"/api/files/{file['id']}")
+    assert answer.headers["content-type"] == shown
+    assert answer.headers["content-disposition"].startswith("inline")
+    wave = b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0" + unique()
+    assert api.direct(wave, content_type="application/octet-stream")["mime_type"] == "audio/wav"
+
+
+def test_the_name_for_old_clients_is_short_and_keeps_its_ending(api: Api) -> None:
+    for name, plain in (
+        ("\u6771" * 1020 + ".txt", "_.txt"),
+        ("Grüße an \u6771\u4eac.txt", "Gr_e an _.txt"),
+        ("a" * 200 + ".tar.gz", "a" * 97 + ".gz"),
+        ("b" * 200, "b" * 100),
+    ):
+        answer = api.get(f"/api/files/{api.direct(file_name=name)['id']}")
+        value = answer.headers["content-disposition"]
+        assert f'filename="{plain}"; ' in value
+        assert unquote(value.partition("''")[2]) == name
 
 
 @pytest.mark.parametrize(

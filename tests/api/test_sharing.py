@@ -983,7 +983,7 @@ def test_a_page_at_a_time(live: Api, anonymous: Api, monkeypatch: pytest.MonkeyP
 def test_a_file_of_a_bundle_by_itself(live: Api, anonymous: Api) -> None:
     made = bundle_of(live, "Trip")
     names = ["first.txt", "film.mp4", "song.mp3", "picture.png", "page.html", "last.zip"]
-    kinds = ["text/plain", "video/mp4", "audio/mpeg", "image/png", "text/html", "application/zip"]
+    kinds = ["text/plain", "video/mp4", "audio/x-m4a", "image/jpg", "text/html", "application/zip"]
     files = [
         live.direct(unique(), name, bundle_id=made["id"], content_type=kind)["id"]
         for name, kind in zip(names, kinds, strict=True)

@@ -782,6 +782,66 @@ def test_a_strange_type_is_no_bug(api: Api, raw: bytes) -> None:
         assert api.get(f"/api/files/{answer.json()['id']}").status_code == 200
 
 
+# How programs write a name that is not ASCII: browsers, curl, httpx; .NET; requests with urllib3
+# before 2.0; mail libraries; RFC 8187's own example.
+_WRITTEN = [
+    ('form-data; name="{field}"; filename="\u20ac rates.txt"', "\u20ac rates.txt"),
+    (
+        (
+            'form-data; name={field}; filename="=?utf-8?B?4oKsIHJhdGVzLnR4dA==?="; '
+            "filename*=utf-8''%E2%82%AC%20rates.txt"
+        ),
+        "\u20ac rates.txt",
+    ),
+    (
+        "form-data; name=\"{field}\"; filename*=utf-8''%E2%82%AC%20rates.txt",
+        "\u20ac rates.txt",
+    ),
+    (
+        'form-data; name={field}; filename="=?utf-8?B?4oKsIHJh?= =?UTF-8?Q?tes=2Etxt?="',
+        "\u20ac rates.txt",
+    ),
+    ("FORM-DATA; filename*=iso-8859-1'en'%A3%20rates; name={field}", "\u00a3 rates"),
+    # What cannot be decoded, or only looks like it, is a name like any other.
+    ('form-data; name="{field}"; filename="=?punycode?B?YQ==?="', "=?punycode?B?YQ==?="),
+    ('form-data; name="{field}"; filename="=?utf-8?B?w6?="', "=?utf-8?B?w6?="),
+    ("form-data; name={field}; filename=a; filename*=utf-8''%FF", "a"),
+    ("form-data; name={field}; filename=\"b; filename*=utf-8''c\"", "b; filename*=utf-8''c"),
+    (
+        'form-data; name={field}; filename="=?utf-8?B?'
+        + base64.b64encode("\U0001f600".encode() * 1024).decode()
+        + "?=\"; filename*=utf-8''"
+        + "%F0%9F%98%80" * 1024,
+        "\U0001f600" * 1024,
+    ),
+]
+
+
+@pytest.mark.parametrize(("disposition", "name"), _WRITTEN)
+def test_a_part_is_understood_however_its_name_is_written(
+    live: Api, disposition: str, name: str
+) -> None:
+    def part(field: str, data: bytes) -> bytes:
+        head = f"Content-Disposition: {disposition.format(field=field)}\r\n"
+        kind = "Content-Type: Text/Plain; charset=latin1\r\n\r\n"
+        return b"--b0undary\r\n" + f"{head}{kind}".encode() + data + b"\r\n"
+
+    end, data = b"--b0undary--\r\n", unique()
+    file = live.post(DIRECT, content=part("file", data) + end, headers=_form_headers()).json()
+    assert (file["name"], file["mime_type"]) == (name, "Text/Plain; charset=latin1")
+    for more in (b"", part("other", b"x")):  # in one visit to a thread; through the parser
+        data = unique()
+        task = live.create(data)["task_id"]
+        body = part("chunk", data) + more + end
+        path = f"/api/files/upload/chunk/{task}/0"
+        assert live.post(path, content=body, headers=_form_headers()).status_code == 200
+        assert live.post(f"/api/files/upload/complete/{task}").status_code == 200
+    data = unique()
+    body = part("items", json.dumps([described(data)]).encode()) + part("content", data) + end
+    answer = live.post("/api/files/upload/batch", content=body, headers=_form_headers())
+    assert answer.json()["results"][0]["file"]["size"] == len(data)
+
+
 def _form_headers() -> dict[str, str]:
     return {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 

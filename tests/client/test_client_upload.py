@@ -29,6 +29,7 @@ from upwell.client import (
     Watcher,
     upload_file,
 )
+from upwell.client.upload import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,6 +93,18 @@ def unheard(server: FakeServer, path: Path, options: UploadOptions, states: Uplo
         pytest.raises(ConnectionFailed),
     ):
         upload_file(client, path, options, states=states)
+
+
+def test_a_compressed_file_is_not_of_the_type_of_what_is_inside() -> None:
+    names = ("notes.txt", "notes.txt.gz", "a.tar.bz2", "a.tgz", "film.mp4.xz", "a.unknown")
+    assert [type_of(name) for name in names] == [
+        "text/plain",
+        "application/gzip",
+        "application/x-bzip2",
+        "application/gzip",
+        "application/x-xz",
+        None,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,11 @@ def task_of(made: UploadTask | CloudFile) -> UploadTask:
         ({"accept_types": ("image/*",)}, {"content_type": "text/plain"}, TypeNotAccepted),
         ({"accept_types": ("image/png",)}, {"content_type": "image/jpeg"}, TypeNotAccepted),
         ({"accept_types": ("image/png",)}, {"content_type": "image"}, TypeNotAccepted),
+        (
+            {"accept_types": ("text/*",)},
+            {"content_type": "text/plain", "file_name": "notes.txt.GZ"},
+            TypeNotAccepted,
+        ),
         ({"allow_encryption": False}, {"password": "secret"}, EncryptionNotAllowed),
         ({"public_usable": False}, {}, PoolNotFound),
         ({}, {"pool_id": NOBODYS}, PoolNotFound),
@@ -158,6 +163,12 @@ def test_an_empty_file_fits_where_too_much_is_held_already(
         ({"accept_types": ("image/*",)}, {"content_type": "Image/PNG; q=1"}),
         ({"accept_types": ("*/*",)}, {"content_type": "text/plain"}),
         ({"accept_types": ("text/plain", "image/png")}, {"content_type": "image/png"}),
+        ({"accept_types": ("image/jpeg",)}, {"content_type": "image/jpg"}),
+        ({"accept_types": ("audio/x-wav",)}, {"content_type": "audio/wav"}),
+        (
+            {"accept_types": ("application/x-gzip",)},
+            {"content_type": "text/plain", "file_name": "notes.txt.gz"},
+        ),
         ({"quota": 10}, {}),
     ],
 )

@@ -126,6 +126,15 @@ def test_ranges(proxy: Proxy) -> None:
     assert "content-encoding" not in head.headers
 
 
+def test_a_name_may_be_as_long_as_it_likes(proxy: Proxy) -> None:
+    content, name = os.urandom(10), "\U0001f600" * 1024
+    api = proxy.api()
+    file = api.finish(api.create(len(content), 10, file_name=name), content, 10)
+    answer = api.call("GET", f"/api/files/{file['id']}?download=true")
+    assert answer.body == content
+    assert answer.headers["content-disposition"].endswith("%F0%9F%98%80" * 1024)
+
+
 def test_cookies_are_secure_and_links_lead_back(proxy: Proxy) -> None:
     api = proxy.api()
     login = [UPWELL, "login", "--data", str(proxy.server.data)]

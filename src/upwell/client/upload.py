@@ -345,7 +345,7 @@ def new_file(options: UploadOptions, name: str, size: int, digest: str | None) -
         name=name,
         size=size,
         hash=digest,
-        content_type=options.content_type or mimetypes.guess_type(name)[0],
+        content_type=options.content_type or type_of(name),
         pool_id=options.pool_id,
         bundle_id=options.bundle_id,
         expires_at=options.expires_at,
@@ -369,6 +369,22 @@ def _is_as_wanted(task: UploadTask, wanted: NewFile) -> bool:
         (had.get("bundle_id"), wanted.bundle_id),
     ]
     return all(one == other for one, other in pairs)
+
+
+# What a compressed file is, whatever is inside.
+_PACKED = {
+    "gzip": "application/gzip",
+    "bzip2": "application/x-bzip2",
+    "xz": "application/x-xz",
+    "compress": "application/x-compress",
+    "br": "application/x-brotli",
+}
+
+
+def type_of(name: str) -> str | None:
+    """A file's media type as its name tells it: ``notes.txt.gz`` is a gzip file, not a text."""
+    kind, packed = mimetypes.guess_type(name)
+    return _PACKED.get(packed) if packed else kind
 
 
 def _key_of(client: Calls, source: FileSource, options: UploadOptions) -> UploadKey:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from upwell.core import policy
+from upwell.core import media_types, policy
 from upwell.core.homes import home_of, pool_not_found
 from upwell.core.keys import new_id
 from upwell.core.sealed import fold_of
@@ -31,7 +31,6 @@ from upwell.errors import (
 )
 from upwell.model import (
     DEFAULT_POOL_ID,
-    GENERIC_TYPE,
     Blob,
     CloudFile,
     Digest,
@@ -95,12 +94,13 @@ class Senses:
 
     def type_of(self, declared: str, head: bytes) -> str:
         """What was declared, however odd; what the bytes tell when that says nothing."""
-        return (self.sniff(head) or GENERIC_TYPE) if is_generic(declared) else declared
+        return media_types.usual(self.sniff(head) or "") if is_generic(declared) else declared
 
     def jobs_for(self, file: CloudFile, rules: Policy) -> list[NewJob]:
         """What is to be made of a file after it is stored."""
         nothing = rules.no_metadata and rules.no_optimization
-        if nothing or file.encrypted or not self.examines(file.mime_type):
+        kind = media_types.true_type(file.mime_type, file.name)
+        if nothing or file.encrypted or not self.examines(kind):
             return []
         return [NewJob(JobKind.PREVIEW, file.id)]
 

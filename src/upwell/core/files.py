@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from upwell.core import policy
+from upwell.core import media_types, policy
 from upwell.core.homes import home_of
 from upwell.core.sealed import SealedReader
 from upwell.core.sealing import KeyCache
@@ -44,8 +44,8 @@ class Form(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """Bytes to be handed out; the caller closes ``reader``. ``version`` never names two
-    different contents."""
+    """Bytes to be handed out; the caller closes ``reader``. ``mime_type`` is what they are
+    (``media_types``), not what was declared; ``version`` never names two different contents."""
 
     name: str
     mime_type: str
@@ -158,11 +158,12 @@ class Files:
         try:
             if blob.sealed is not None:
                 reader = self._unsealed(file, blob.sealed.head, reader, asker, password)
+            kind = media_types.served_type(file.mime_type, file.name, reader)
         except BaseException:
             reader.close()
             raise
         version = blob.digests["sha256"]
-        return OpenFile(file.name, file.mime_type, version, file.created_at, reader)
+        return OpenFile(file.name, kind, version, file.created_at, reader)
 
     def _derived(self, file: CloudFile, form: Form) -> OpenFile:
         blob = file.blob

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from upwell.core.media_types import true_type, usual
 from upwell.errors import (
     EncryptionNotAllowed,
     FileTooLarge,
@@ -13,7 +14,7 @@ from upwell.errors import (
     TypeNotAccepted,
     ValidationFailed,
 )
-from upwell.model import GENERIC_TYPE, Allowance, Scope
+from upwell.model import Allowance, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,12 +93,14 @@ def is_same_end(held: datetime | None, wanted: datetime | None, asked: Ends | No
 
 def accept(new: NewUpload, policy: Policy) -> None:
     """Raises what a pool's policy has against a new upload."""
-    _accept(policy, new.file_size, new.content_type, encrypted=new.password is not None)
+    kind = true_type(new.content_type, new.file_name)
+    _accept(policy, new.file_size, kind, encrypted=new.password is not None)
 
 
 def accept_file(file: CloudFile, policy: Policy) -> None:
     """Raises what a pool's policy has against a file that comes from another one."""
-    _accept(policy, file.size, file.mime_type, encrypted=file.encrypted)
+    kind = true_type(file.mime_type, file.name)
+    _accept(policy, file.size, kind, encrypted=file.encrypted)
 
 
 def _accept(policy: Policy, size: int, content_type: str, *, encrypted: bool) -> None:
@@ -119,9 +122,9 @@ def _accept(policy: Policy, size: int, content_type: str, *, encrypted: bool) ->
 
 def accepted(content_type: str, patterns: tuple[str, ...]) -> bool:
     """Whether a media type is one of ``image/png``, ``image/*``, ``*/*`` …"""
-    plain = content_type.split(";", maxsplit=1)[0].strip().lower() or GENERIC_TYPE
+    plain = usual(content_type)
     major = plain.split("/")[0] + "/*"
-    return any(pattern in (plain, major, "*/*") for pattern in patterns)
+    return any(usual(pattern) in (plain, major, "*/*") for pattern in patterns)
 
 
 def lives_until(

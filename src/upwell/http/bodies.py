@@ -27,6 +27,7 @@ from upwell.errors import (
     WrongMediaType,
 )
 from upwell.http.guard import in_thread
+from upwell.http.parts import disposition_of, part_disposition
 from upwell.http.server import BUFFER_SIZE, BodyChannel, ConnectionGone, Start, stopping
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ TAKEOVER = 15.0  # seconds after which it lets go to a newer one anyway
 MIN_RATE = 1024  # bytes per second, on average over a body, after RATE_GRACE seconds
 RATE_GRACE = 60.0
 _WAIT = 60.0  # seconds a newer request waits for the older one
-_HEAD_LIMIT = 16 << 10  # bytes of a part's head
+_HEAD_LIMIT = 32 << 10  # bytes of a part's head, where some clients encode a long name twice
 _FORM_SLACK = 64 << 10  # bytes a form may add to the chunk in it
 _PIECE = 128 << 10  # bytes worth a hop to a thread
 _BOUNDARY = re.compile(rb"[0-9A-Za-z'()+_,\-./:=? ]{1,200}\Z")
@@ -244,19 +245,16 @@ def _far_end(
 
 def _is_chunk_head(head: bytes) -> bool:
     """Whether a part's head is that of the file field ``chunk``, plainly encoded."""
-    disposition = None
+    said = None
     for line in head.split(b"\r\n"):
         name, colon, value = line.partition(b":")
         if not colon or name.strip() != name:
             return False
         if name.lower() == b"content-disposition":
-            disposition = parse_options_header(value.decode("utf-8", "replace").strip())
+            said = disposition_of(value.decode("utf-8", "replace").strip())
         elif name.lower() == b"content-transfer-encoding":
             return False
-    if disposition is None:
-        return False
-    kind, options = disposition
-    return bool(kind.lower() == "form-data" and options.get("name") == FIELD)
+    return said is not None and said.kind == "form-data" and said.name == FIELD
 
 
 async def _slowly(request: Request, reception: Reception, boundary: bytes | None) -> None:
@@ -346,7 +344,7 @@ class ChunkForm(FormReader):
 
     def on(self, event: Any) -> None:
         if isinstance(event, MultipartSegment):
-            self._mine = event.name == FIELD
+            self._mine = part_disposition(event).name == FIELD
             if self._mine and self._seen:
                 raise bad_form(f"there is more than one field {FIELD!r}")
             self._seen = self._seen or self._mine

@@ -12,6 +12,7 @@ from starlette.responses import RedirectResponse
 from upwell import errors as e
 from upwell.core.files import Form
 from upwell.core.guesses import Asker
+from upwell.core.media_types import true_type
 from upwell.http import render
 from upwell.http.downloads import FileResponse, form_of, safe_type
 from upwell.http.forms import form_field
@@ -237,9 +238,13 @@ class _Shown:
         return None if seconds is None else render.length(seconds)
 
     @property
+    def kind(self) -> str:
+        return true_type(self.file.mime_type, self.file.name)
+
+    @property
     def opens(self) -> bool:
         """Whether a browser shows it by itself."""
-        return safe_type(self.file.mime_type) is not None
+        return safe_type(self.kind) is not None
 
     @property
     def box(self) -> dict[str, int]:
@@ -261,7 +266,7 @@ class _Shown:
 
     @property
     def media(self) -> _Media | None:
-        kind = (safe_type(self.file.mime_type) or "").partition("/")[0]
+        kind = (safe_type(self.kind) or "").partition("/")[0]
         if kind in ("audio", "video"):
             return _Media(kind, self.address, self.box, self.preview)
         whole = kind == "image" and self.size <= _SHOWN_WHOLE

@@ -19,6 +19,7 @@ from upwell.http.bodies import (
 )
 from upwell.http.guard import caller_of
 from upwell.http.memory import STEP, UploadMemory
+from upwell.http.parts import file_type, part_disposition
 from upwell.http.server import BodyChannel, ConnectionGone, Start
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class _DirectReader(FormReader):
         self._file = file
         self._limit = limit
         self._fields_limit = fields_limit
-        self._segment: Any = None
+        self._name = ""
         self._value = bytearray()
         self._fields_size = 0
 
@@ -166,20 +167,21 @@ class _DirectReader(FormReader):
             self._begin(event)
         elif event:
             self._take(event)
-        elif self._segment.name != self._file:
-            self.form.fields[self._segment.name] = self._text()
+        elif self._name != self._file:
+            self.form.fields[self._name] = self._text()
 
     def _begin(self, segment: Any) -> None:
-        self._segment, self._value = segment, bytearray()
-        if segment.name == self._file:
+        said = part_disposition(segment)
+        self._name, self._value = said.name or "", bytearray()
+        if self._name == self._file:
             if self.form.has_file:
                 raise bad_form(f"there is more than one field {self._file!r}")
             self.form.has_file = True
-            self.form.name = segment.filename or None
-            self.form.content_type = segment.content_type
+            self.form.name = said.filename
+            self.form.content_type = file_type(segment)
 
     def _take(self, data: bytes) -> None:
-        if self._segment.name == self._file:
+        if self._name == self._file:
             self.form.content += data
             if len(self.form.content) > self._limit:
                 raise self.too_large()
@@ -193,7 +195,7 @@ class _DirectReader(FormReader):
         try:
             return self._value.decode()
         except UnicodeDecodeError:
-            raise bad_form(f"the field {self._segment.name!r} is not UTF-8") from None
+            raise bad_form(f"the field {self._name!r} is not UTF-8") from None
 
     def too_large(self) -> BodyTooLarge:
         return BodyTooLarge(

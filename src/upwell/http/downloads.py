@@ -18,6 +18,7 @@ import structlog
 from starlette.responses import Response
 
 from upwell.core.files import Form
+from upwell.core.media_types import declared_charset, usual
 from upwell.errors import PreconditionFailed, RangeNotSatisfiable
 from upwell.http.guard import in_thread
 
@@ -52,7 +53,8 @@ SAFE_INLINE = frozenset(
     }
 )
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,20})\s*-\s*(\d{0,20})\s*\Z", re.ASCII | re.IGNORECASE)
-_CHARSET = re.compile(r";\s*charset=([\w.:-]+)", re.ASCII | re.IGNORECASE)
+_SUFFIX = re.compile(r"\.\w{1,10}\Z", re.ASCII)
+_PLAIN_NAME = 100  # characters of the name for old clients
 STALL = 60.0  # seconds in which a client must take something
 _READ = 256 << 10  # bytes: what was read and not received is lost to a link that counts
 _SLICE = 64 << 10  # bytes that are to be taken within STALL
@@ -128,20 +130,27 @@ def not_modified(headers: Headers, etag: str) -> bool:
     return "*" in tags or etag in tags
 
 
-def safe_type(declared: str) -> str | None:
-    """The declared type as it may be shown inline, or None. Made anew from its parts: a
-    browser takes ``text/plain;,text/html`` for HTML."""
-    plain = declared.split(";", maxsplit=1)[0].strip().lower()
+def safe_type(kind: str) -> str | None:
+    """The type as it may be shown inline, or None. Composed from its parts: a browser takes
+    ``text/plain;,text/html`` for HTML."""
+    plain = usual(kind)
     if plain not in SAFE_INLINE:
         return None
-    charset = _CHARSET.search(declared) if plain.startswith("text/") else None
-    return f"{plain}; charset={charset[1]}" if charset else plain
+    charset = declared_charset(kind) if plain.startswith("text/") else None
+    return f"{plain}; charset={charset}" if charset else plain
 
 
 def disposition(name: str, *, inline: bool) -> str:
-    """Content-Disposition with a name for old (RFC 6266) and new (RFC 8187) clients."""
+    """Content-Disposition with a name for old (RFC 6266) and new (RFC 8187) clients.
+
+    The old one is short where it says little anyway: proxies bound the size of a head.
+    """
     kind = "inline" if inline else "attachment"
-    plain = re.sub(r'[^\x20-\x7e]|["\\/%]', "_", name)[:255]
+    plain = re.sub(r'([^\x20-\x7e]|["\\/%])+', "_", name)
+    if len(plain) > _PLAIN_NAME:
+        suffix = _SUFFIX.search(plain)
+        end = suffix[0] if suffix else ""
+        plain = plain[: _PLAIN_NAME - len(end)] + end
     return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 

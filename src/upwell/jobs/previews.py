@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from upwell.core.homes import home_of
+from upwell.core.media_types import true_type
 from upwell.jobs.runner import JobFailed
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class Previews:
 
     def _look_at(self, store: BlobStore, file: CloudFile) -> Examined | None:
         with closing(store.open(file.blob.key)) as reader:
-            fd = reader.fileno()
-            return None if fd is None else self.examine(fd, file.mime_type)
+            fd, kind = reader.fileno(), true_type(file.mime_type, file.name)
+            return None if fd is None else self.examine(fd, kind)
 
     def _keep(self, store: BlobStore, file: CloudFile, examined: Examined | None) -> None:
         """Bytes first, then the row (I2); what the row does not take is removed again."""

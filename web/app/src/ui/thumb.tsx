@@ -3,6 +3,7 @@ import { thumbHashToDataURL } from "thumbhash";
 import type { CloudFile } from "../api.ts";
 import { client } from "../api.ts";
 import { extension } from "../format.ts";
+import { kindOf } from "../kind.ts";
 import { Icon, type IconName } from "./icons.tsx";
 
 function hashOf(file: CloudFile): string | null {
@@ -14,7 +15,7 @@ function hashOf(file: CloudFile): string | null {
 /** What kind of recording or document it is, by its type. */
 export function iconOf(file: CloudFile): IconName {
   if (file.is_encrypted) return "lock";
-  const [kind] = file.mime_type.split("/");
+  const kind = kindOf(file);
   return kind === "video" || kind === "audio" ? kind : "file";
 }
 
@@ -47,7 +48,7 @@ export function Thumb({ file }: { file: CloudFile }) {
           {word && <span class="thumb-word">{word}</span>}
         </>
       )}
-      {pictured && file.mime_type.startsWith("video/") && (
+      {pictured && kindOf(file) === "video" && (
         <span class="thumb-play">
           <Icon name="play" />
         </span>

@@ -1,6 +1,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { type CloudFile, client } from "../api.ts";
 import { bytes, when } from "../format.ts";
+import { kindOf, typeOf } from "../kind.ts";
 import { Button, IconButton } from "../ui/basics.tsx";
 import { Dialog } from "../ui/dialog.tsx";
 import { Icon } from "../ui/icons.tsx";
@@ -8,15 +9,11 @@ import { Icon } from "../ui/icons.tsx";
 // What browsers draw by themselves; of other images the server's preview is shown.
 const DRAWN = new Set(["image/jpeg", "image/png", "image/gif", "image/webp", "image/avif"]);
 
-function kindOf(file: CloudFile): string {
-  return file.mime_type.split("/")[0] ?? "";
-}
-
 /** Whether there is anything to see or hear of a file. */
 export function isShown(file: CloudFile): boolean {
   if (file.is_encrypted) return false;
   const kind = kindOf(file);
-  if (kind === "image") return file.has_compression || DRAWN.has(file.mime_type);
+  if (kind === "image") return file.has_compression || DRAWN.has(typeOf(file));
   return kind === "video" || kind === "audio";
 }
 

@@ -1,0 +1,105 @@
+"""What a content's type is: the usual name of what was declared, and what name and bytes say.
+
+A file keeps the type that was declared for it. Pools judge, browsers are served and players are
+chosen by the type that this module tells, because clients declare odd names (``audio/x-wav``) and
+types of something else: most take ``notes.txt.gz`` for text, since it is a text once unpacked.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import TYPE_CHECKING
+
+from upwell.model import GENERIC_TYPE
+
+if TYPE_CHECKING:
+    from upwell.core.ports import BlobReader
+
+HEAD = 64 << 10  # bytes of a text that are looked at
+
+# IANA's name, or the one that browsers know, of types that go by several.
+_USUAL = {
+    alias: usual
+    for usual, aliases in {
+        "application/gzip": "application/x-gzip application/gzip-compressed application/x-gunzip",
+        "application/pdf": "application/x-pdf application/acrobat text/pdf",
+        "application/zip": "application/x-zip application/x-zip-compressed",
+        "audio/aac": "audio/x-aac audio/aacp audio/x-hx-aac-adts",
+        "audio/flac": "audio/x-flac",
+        "audio/mp4": "audio/x-m4a audio/m4a audio/x-mp4 audio/mp4a-latm",
+        "audio/mpeg": "audio/mp3 audio/x-mp3 audio/x-mpeg audio/mpeg3 audio/x-mpeg-3",
+        "audio/ogg": "audio/x-ogg audio/opus audio/vorbis",
+        "audio/wav": "audio/x-wav audio/wave audio/x-pn-wav audio/vnd.wave",
+        "image/jpeg": "image/jpg image/pjpeg image/x-jpeg image/x-jpg",
+        "image/png": "image/x-png",
+        "image/webp": "image/x-webp",
+        "text/plain": "text/txt text/x-log",
+        "video/mp4": "video/x-m4v video/x-mp4 application/mp4",
+        "video/ogg": "video/x-ogg",
+        "video/webm": "video/x-webm",
+    }.items()
+    for alias in aliases.split()
+}
+_PACKED = {
+    ".gz": "application/gzip",
+    ".tgz": "application/gzip",
+    ".svgz": "application/gzip",
+    ".bz2": "application/x-bzip2",
+    ".xz": "application/x-xz",
+    ".zst": "application/zstd",
+    ".z": "application/x-compress",
+}
+_SUFFIX = re.compile(r"\.\w+\Z", re.ASCII)
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16le"),
+    (codecs.BOM_UTF16_BE, "utf-16be"),
+)
+# Of these bytes no text has any (https://mimesniff.spec.whatwg.org/#binary-data-byte).
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
+
+
+def usual(declared: str) -> str:
+    """A media type under its usual name: lower case, without parameters; of nothing, the type
+    that says nothing."""
+    plain = declared.split(";", maxsplit=1)[0].strip().lower() or GENERIC_TYPE
+    return _USUAL.get(plain, plain)
+
+
+def true_type(declared: str, name: str) -> str:
+    """The usual name of a file's type, as what was declared and the file's name tell it: a name
+    that ends in that of a compression is a compressed file's."""
+    suffix = _SUFFIX.search(name)
+    return (suffix and _PACKED.get(suffix[0].lower())) or usual(declared)
+
+
+def served_type(declared: str, name: str, content: BlobReader) -> str:
+    """The type under which a file is handed out, with the charset of a text: declared, else told
+    by its first bytes, else left to the browser. A text that is none is of the generic type."""
+    kind = true_type(declared, name)
+    if not kind.startswith("text/"):
+        return kind
+    head = content.read_at(0, HEAD)
+    mark = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if mark is None and _BINARY.search(head):
+        return GENERIC_TYPE
+    charset = declared_charset(declared) or mark or _utf8(head, whole=len(head) >= content.size)
+    return f"{kind}; charset={charset}" if charset else kind
+
+
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([\w.:+-]+)", re.ASCII | re.IGNORECASE)
+
+
+def declared_charset(declared: str) -> str | None:
+    """The charset parameter of a media type."""
+    found = _CHARSET.search(declared)
+    return found[1] if found else None
+
+
+def _utf8(head: bytes, *, whole: bool) -> str | None:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=whole)
+    except UnicodeDecodeError:
+        return None
+    return "utf-8"
