@@ -115,7 +115,7 @@ function asked(): Meta {
   return {
     account: session.value.account?.id,
     bundleId: bundleId ?? undefined,
-    expiresAt: life === null ? undefined : new Date(Date.now() + life * 1000).toISOString(),
+    expiresIn: life ?? undefined,
     encrypted: encrypt,
   };
 }

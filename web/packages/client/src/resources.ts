@@ -43,6 +43,8 @@ export interface NewBundle {
   description?: string | undefined;
   passcode?: string | undefined;
   expiresAt?: Date | string | undefined;
+  /** Seconds by the server's clock, instead of `expiresAt`. */
+  expiresIn?: number | undefined;
 }
 
 /** What is to be different; `null` takes it away. */
@@ -52,12 +54,14 @@ export interface BundleChanges {
   description?: string | null | undefined;
   passcode?: string | null | undefined;
   expiresAt?: Date | string | null | undefined;
+  /** Seconds by the server's clock, instead of `expiresAt`. */
+  expiresIn?: number | undefined;
 }
 
 /** How long a link lives (a week when nothing is said), and for how many downloads. */
 export interface NewLink {
   expiresAt?: Date | string | undefined;
-  /** Seconds, instead of `expiresAt`. */
+  /** Seconds by the server's clock, instead of `expiresAt`. */
   expiresIn?: number | undefined;
   maxDownloads?: number | undefined;
 }
@@ -152,8 +156,8 @@ export class Bundles {
   }
 
   create(bundle: NewBundle): Promise<Bundle> {
-    const { expiresAt, ...told } = bundle;
-    const json = { ...told, expired_at: instant(expiresAt) };
+    const { expiresAt, expiresIn, ...told } = bundle;
+    const json = { ...told, expired_at: instant(expiresAt), expires_in: expiresIn };
     return this.#http.request("POST", "/api/bundles", { json });
   }
 
@@ -166,10 +170,10 @@ export class Bundles {
   }
 
   update(id: string, changes: BundleChanges): Promise<Bundle> {
-    const { expiresAt, ...told } = changes;
+    const { expiresAt, expiresIn, ...told } = changes;
     const fields = { ...told, expired_at: expiresAt === null ? null : instant(expiresAt) };
     const unset = Object.entries(fields).filter(([, value]) => value === null);
-    const json = { ...fields, unset: unset.map(([name]) => name) };
+    const json = { ...fields, expires_in: expiresIn, unset: unset.map(([name]) => name) };
     return this.#http.request("PATCH", `/api/bundles/${encodeURIComponent(id)}`, { json });
   }
 

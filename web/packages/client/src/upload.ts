@@ -29,6 +29,7 @@ const NOT_DIRECTLY = new Set(["BODY_TOO_LARGE", "HASH_MISMATCH", "FORM_INVALID"]
 const EVERY = 50; // milliseconds between two reports of progress
 const MOST_ROUNDS = 5;
 const MOST_TASKS = 3;
+const DEFAULT_POOL = "00000000-0000-4000-8000-000000000001";
 
 /** A file, a blob, or in Node the path of a file. */
 export type Source = Blob | string;
@@ -59,6 +60,8 @@ export interface UploadOptions {
   bundleId?: string | undefined;
   /** From when on the file is to be gone. */
   expiresAt?: Date | string | undefined;
+  /** Seconds until the file is gone, by the server's clock; instead of `expiresAt`. */
+  expiresIn?: number | undefined;
   /** The server stores the file encrypted under it. It is never part of the token. */
   password?: string | undefined;
   /** Bytes; 5 MiB by default. The server has the last word. */
@@ -67,7 +70,10 @@ export interface UploadOptions {
   patience?: number | undefined;
   /** Cancels the upload. */
   signal?: AbortSignal | undefined;
-  /** Of an earlier upload of this file: what it knew is not found out again. */
+  /**
+   * Of an earlier upload of this file: what it knew is not found out again. The other options count
+   * as they are given now. Another `poolId` is refused: an upload stays in its pool.
+   */
   token?: string | undefined;
   /** Told what to save, to go on in another page or process. */
   onToken?: ((token: string) => void) | undefined;
@@ -112,6 +118,7 @@ export class Upload {
   #running: Promise<void> = Promise.resolve();
   #remembered: Remembered | null = null;
   #task: string | null = null;
+  #recalled = false; // the task is a token's, and may have other options
   #digest: Promise<string> | null = null; // found out once, whatever pauses there are
   #told = { phase: "" as Phase | "", at: 0 };
   readonly #gone = new AbortController(); // aborted by cancel alone
@@ -218,7 +225,7 @@ export class Upload {
     try {
       this.#enter("sending");
       this.#tell("sending", 0, file.size);
-      if (file.size <= DIRECT_SIZE && !this.#options.password && !this.#task) {
+      if (this.#fitsDirect(file, known)) {
         const stored = await this.#direct(file, known, signal);
         if (stored) return { file: stored, existing: false };
       }
@@ -226,6 +233,16 @@ export class Upload {
     } finally {
       leave();
     }
+  }
+
+  #fitsDirect(file: Blob, known: Remembered): boolean {
+    if (file.size > DIRECT_SIZE || this.#options.password || this.#task) return false;
+    // Forms turn each line break into CRLF; JSON keeps it.
+    return !/[\r\n]/.test(this.#nameOf(known));
+  }
+
+  #nameOf(known: Remembered): string {
+    return this.#options.name ?? (known.name || "file");
   }
 
   async #open(): Promise<Blob> {
@@ -253,6 +270,7 @@ export class Upload {
     // Without a time, other content of the same size would pass for the same.
     if (!same || looks.modified === 0 || told.modified !== looks.modified) return null;
     this.#task = told.task;
+    this.#recalled = told.task !== null;
     return told;
   }
 
@@ -295,12 +313,14 @@ export class Upload {
   // By a task
 
   async #byTask(file: Blob, known: Remembered, signal: AbortSignal): Promise<Uploaded> {
-    const verified = await this.#verifiedMeanwhile(known, signal);
+    if (this.#recalled) await this.#takeUp(file, known, signal);
+    const verified = await this.#verifiedMeanwhile(file, known, signal);
     if (verified) return { file: verified, existing: false };
     const created = await this.#create(file, known, signal);
     if (created.file_exists) {
       return { file: this.#verified(created.file, known), existing: this.#task === null };
     }
+    this.#recalled = false;
     if (this.#task !== created.task_id) {
       this.#task = created.task_id;
       this.#remember({ ...known, task: created.task_id });
@@ -314,17 +334,36 @@ export class Upload {
     return { file: await this.#complete(sender, task, file, known, signal), existing: false };
   }
 
+  /** Give the task of a token the options that count now; create finds it by them. */
+  async #takeUp(file: Blob, known: Remembered, signal: AbortSignal): Promise<void> {
+    const { hash: _, file_size: __, ...json } = this.#asked(file, known);
+    const path = `/api/files/upload/resume/${this.#task}`;
+    const ask = () => this.#shared.http.request<TaskChunks>("PUT", path, { json, signal });
+    try {
+      await this.#retry.call(ask, signal);
+      this.#recalled = false;
+    } catch (error) {
+      if (!isLost(error)) throw error; // it has ended; create tells what became of it
+    }
+  }
+
   /**
    * The file that our task became while a pause, or the end of a page, kept us from hearing of it.
-   * Create finds it by its content, but not when it is encrypted: all of it would be sent again.
+   * Create finds it by its content, but not when it is encrypted: all of it would be sent again. With
+   * other options it is not the file that is asked for.
    */
-  async #verifiedMeanwhile(known: Remembered, signal: AbortSignal): Promise<CloudFile | null> {
+  async #verifiedMeanwhile(
+    source: Blob,
+    known: Remembered,
+    signal: AbortSignal,
+  ): Promise<CloudFile | null> {
     const { password } = this.#options;
     const task = this.#task;
     if (task === null || password === undefined) return null;
     try {
-      const { status } = await this.#retry.call(() => this.#chunks(task, signal), signal);
-      if (status !== "completed") return null;
+      const told = await this.#retry.call(() => this.#chunks(task, signal), signal);
+      if (told.status !== "completed") return null;
+      if (this.#recalled && !hasOptions(told, this.#asked(source, known))) return null;
       const file = await this.#verify(task, known, signal);
       return (await this.#isOpenedBy(password, file, signal)) ? file : null;
     } catch (error) {
@@ -365,15 +404,16 @@ export class Upload {
   }
 
   #asked(file: Blob, known: Remembered): Record<string, string | number | undefined> {
-    const { type, poolId, bundleId, expiresAt } = this.#options;
+    const { type, poolId, bundleId, expiresAt, expiresIn } = this.#options;
     return {
       hash: known.digest,
-      file_name: this.#options.name ?? (known.name || "file"),
+      file_name: this.#nameOf(known),
       file_size: file.size,
       content_type: type ?? (file.type || undefined),
       pool_id: poolId,
       bundle_id: bundleId,
       expired_at: expiresAt instanceof Date ? expiresAt.toISOString() : expiresAt,
+      expires_in: expiresIn,
     };
   }
 
@@ -534,6 +574,20 @@ async function unless<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
   } finally {
     stop.end();
   }
+}
+
+/** Whether a task that ended had the options of a request; a duration cannot be compared. */
+function hasOptions(task: TaskChunks, asked: Record<string, unknown>): boolean {
+  const ends = asked["expired_at"] === undefined ? null : Date.parse(String(asked["expired_at"]));
+  const ended = task.expired_at === null ? null : Date.parse(task.expired_at);
+  return (
+    asked["expires_in"] === undefined &&
+    ends === ended &&
+    task.file_name === asked["file_name"] &&
+    task.content_type === (asked["content_type"] ?? "application/octet-stream") &&
+    task.pool_id === (asked["pool_id"] ?? DEFAULT_POOL) &&
+    task.bundle_id === (asked["bundle_id"] ?? null)
+  );
 }
 
 /** The token's digest is not the file's. */

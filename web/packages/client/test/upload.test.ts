@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { getEventListeners } from "node:events";
-import { utimesSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 import {
@@ -12,6 +12,7 @@ import {
   FileChanged,
   PatienceOver,
   type Phase,
+  type Pool,
   type Progress,
   type Upload,
   type UploadOptions,
@@ -116,6 +117,31 @@ describe("a file", () => {
       expect(file.bundle_id).toBe(bundle.id);
       expect(file.pool_id).toBe(pool?.id);
       expect(new Date(file.expired_at ?? 0)).toEqual(expiresAt);
+    }
+  });
+
+  test("expires after a time that the server counts", async () => {
+    const until = async () => {
+      const { items } = await client.files.list({ take: 1 });
+      return Date.parse(items[0]?.expired_at ?? "") - Date.parse(items[0]?.created_at ?? "");
+    };
+    for (const size of [10, 2 * MB]) {
+      await upload(random(size), { expiresIn: 1800 }).done;
+      // From create to the end of the upload.
+      expect(await until()).toBeLessThanOrEqual(1_800_000);
+      expect(await until()).toBeGreaterThan(1_700_000);
+    }
+    const bundle = await client.bundles.create({ name: "Summer", expiresIn: 60 });
+    const later = await client.bundles.update(bundle.id, { expiresIn: 3600 });
+    const more = Date.parse(later.expired_at ?? "") - Date.parse(bundle.expired_at ?? "");
+    expect(more).toBeGreaterThanOrEqual(3_540_000);
+  });
+
+  test("keeps its name, whatever is in it", async () => {
+    for (const name of ["a\nb", "a\r\nb", "a\rb", '"\\%0A\u2028.txt']) {
+      for (const size of [10, 2 * MB]) {
+        expect((await upload(random(size), { name }).done).file.name).toBe(name);
+      }
     }
   });
 
@@ -278,6 +304,31 @@ describe("whoever stops", () => {
     expect(network.count("/chunk/")).toBeLessThan(8);
   });
 
+  test("goes on with the options that are said last", async () => {
+    const source = new File([random(8 * MB)], "f.bin", { lastModified: 1_700_000_000_000 });
+    const old = { expiresIn: 3600, type: "a/b", name: "old.bin" };
+    const { upload } = await paused(source, old);
+    const token = upload.token ?? "";
+    network.reset();
+    const bundle = await client.bundles.create({ name: "b" });
+    const now = { token, chunkSize: MB, name: "new.png", type: "image/png", bundleId: bundle.id };
+    const pool = await client.request<Pool>("POST", "/api/pools", { json: { name: "other" } });
+    const moved = client.upload(source, { ...now, poolId: pool.id }).done;
+    await expect(moved).rejects.toMatchObject({
+      code: "VALIDATION_FAILED",
+      message: expect.stringContaining("the upload began in pool"),
+    });
+    const { file } = await client.upload(source, now).done;
+    expect([file.name, file.mime_type, file.bundle_id, file.expired_at]).toEqual([
+      "new.png",
+      "image/png",
+      bundle.id,
+      null,
+    ]);
+    expect(network.count("/chunk/")).toBeLessThan(8);
+    expect(await openTasks()).toEqual([]);
+  });
+
   test("says so, and its bytes are freed", async () => {
     const { upload } = await paused(random(8 * MB));
     await upload.cancel();
@@ -365,6 +416,14 @@ describe("whoever stops", () => {
       expect((await client.files.list({ search: "again.bin" })).total).toBe(1);
     });
 
+    test("sends it with the options that are said now", async () => {
+      const source = named("dated.bin");
+      const { token, id } = await unheard(source);
+      const { file } = await client.upload(source, { token, password: "p", expiresIn: 60 }).done;
+      expect(file.id).not.toBe(id);
+      expect(file.expired_at).not.toBeNull();
+    });
+
     test("sends it under the password that is said now", async () => {
       const source = named("another.bin");
       const { token, id } = await unheard(source);
@@ -407,6 +466,20 @@ describe("a file on this machine", () => {
     const { file } = await client.upload(path).done;
     expect(file.name).toBe("from-path.bin");
     expect(await stored(file.id)).toEqual(content);
+  });
+
+  test("that does not tell its size is read", async () => {
+    for (const path of ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"]) {
+      if (!existsSync(path)) continue;
+      const { file } = await client.upload(path).done;
+      expect(await stored(file.id)).toEqual(new Uint8Array(readFileSync(path)));
+    }
+  });
+
+  test("that is none is refused", async () => {
+    await expect(client.upload("/dev/null").done).rejects.toMatchObject({
+      message: expect.stringContaining("not a regular file"),
+    });
   });
 
   test("that changes meanwhile is not sent", async () => {

@@ -33,7 +33,7 @@ export type UpwellBody = { file: CloudFile; existing: boolean };
 /** Options that are the same for every file; `meta` of a file has the last word. */
 type FileOptions = Pick<
   UploadOptions,
-  "poolId" | "bundleId" | "expiresAt" | "chunkSize" | "patience"
+  "poolId" | "bundleId" | "expiresAt" | "expiresIn" | "chunkSize" | "patience"
 >;
 
 export interface UpwellOptions<M extends Meta, B extends Body>
@@ -136,14 +136,14 @@ export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOpt
   }
 
   #optionsOf(file: UppyFile<M, B>): UploadOptions {
-    const { poolId, bundleId, expiresAt, chunkSize, patience, password } = this.opts;
+    const { poolId, bundleId, chunkSize, patience, password } = this.opts;
     const told = file.meta as FileOptions;
     return {
       name: file.meta.name || file.name,
       type: file.type,
       poolId: told.poolId ?? poolId,
       bundleId: told.bundleId ?? bundleId,
-      expiresAt: told.expiresAt ?? expiresAt,
+      ...this.#endOf(told),
       password: typeof password === "function" ? password(file) : password,
       chunkSize,
       patience,
@@ -152,6 +152,13 @@ export class Upwell<M extends Meta, B extends Body> extends BasePlugin<UpwellOpt
       onProgress: this.#reporter(file.id),
       onWait: (wait) => this.#waits(file.id, wait),
     };
+  }
+
+  /** When a file is to be gone: as its `meta` says by either way, or as all of them. */
+  #endOf(told: FileOptions): Pick<FileOptions, "expiresAt" | "expiresIn"> {
+    const own = told.expiresAt !== undefined || told.expiresIn !== undefined;
+    const { expiresAt, expiresIn } = own ? told : this.opts;
+    return { expiresAt, expiresIn };
   }
 
   /** Do with the upload what people do with the file. */

@@ -1,12 +1,22 @@
 import { createHash } from "node:crypto";
-import { openAsBlob } from "node:fs";
-import { access, type FileHandle, open as openFile, rename, rm, stat } from "node:fs/promises";
+import { openAsBlob, type Stats } from "node:fs";
+import {
+  access,
+  type FileHandle,
+  open as openFile,
+  readFile,
+  rename,
+  rm,
+  stat,
+} from "node:fs/promises";
 import { basename } from "node:path";
 
 import { FileUnreadable, TargetExists } from "../errors.ts";
 import { fetchSending } from "../fetching.ts";
 import { hashSlices, SLICE } from "../slices.ts";
 import type { Platform, Target } from "./platform.ts";
+
+const MADE_UP = 1 << 16; // bytes that a file without blocks on a disk may claim and not have
 
 /** Tells how far it was read, which is as fast as the connection takes it. */
 class WatchedBlob extends Blob {
@@ -126,12 +136,22 @@ function unwritable(path: string, error: unknown): FileUnreadable {
   return new FileUnreadable(`${path} cannot be written: ${why}`, { cause: error });
 }
 
+/**
+ * The content of a file that is not of the size it claims, such as those the kernel makes up in /proc
+ * and /sys; otherwise null: it is read piece by piece when it is asked for.
+ */
+async function unsized(path: string, found: Stats): Promise<Blob | null> {
+  if (found.size > 0 && (found.blocks > 0 || found.size > MADE_UP)) return null;
+  const content = await readFile(path);
+  return content.length === found.size ? null : new Blob([content]);
+}
+
+/** A file that changes after this is refused when it is read. */
 async function open(path: string): Promise<File> {
   try {
     const found = await stat(path);
     if (!found.isFile()) throw new FileUnreadable(`${path} is not a regular file.`);
-    // Read piece by piece when it is asked for; a file that changed meanwhile is refused.
-    const content = await openAsBlob(path);
+    const content = (await unsized(path, found)) ?? (await openAsBlob(path));
     return new File([content], basename(path), { lastModified: Math.floor(found.mtimeMs) });
   } catch (error) {
     if (error instanceof FileUnreadable) throw error;
