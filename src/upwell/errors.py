@@ -19,7 +19,7 @@
     ├── TooMany               TooManyGuesses · TooManyUploads · TooManyStreams
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
-    ├── Unavailable           StorageFull · NotReady · ServerBusy
+    ├── Unavailable           StorageFull · StorageFailed · NotReady · ServerBusy
     └── InternalError         a bug of ours, never a caller's doing
 
 ``http.errors`` maps each leaf to its status; a test keeps that table total.
@@ -290,6 +290,10 @@ class Unavailable(UpwellError):
 
 class StorageFull(Unavailable):
     code = "STORAGE_FULL"
+
+
+class StorageFailed(Unavailable):
+    code = "STORAGE_FAILED"
 
 
 class NotReady(Unavailable):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 import time
 from contextlib import suppress
@@ -178,6 +180,23 @@ def test_a_bug_of_ours_has_the_one_shape_too(
     assert answer.json()["trace_id"] == answer.headers["x-trace-id"]
     assert "of a bug" not in answer.text
     assert not caplog.records  # the server's own logger: it was told in ours
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EMFILE, errno.EROFS])
+def test_a_disk_that_fails_is_no_bug_of_ours(
+    api: Api, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(code, os.strerror(code), "/secret/path")
+
+    monkeypatch.setattr(api.world.core.files, "info", broken)
+    with capture_logs() as told:
+        answer = api.get("/api/files/x/info")
+    assert [each["event"] for each in told if each["log_level"] == "error"] == ["storage failed"]
+    refused(answer, 503, "STORAGE_FAILED")
+    assert answer.headers["retry-after"]
+    assert os.strerror(code) in answer.text
+    assert "/secret" not in answer.text
 
 
 @pytest.mark.slow

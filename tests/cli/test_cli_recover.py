@@ -52,6 +52,7 @@ def test_a_sound_folder(run: Run, data: Path, file: CloudFile) -> None:
         "uploads_closed": 0,
         "chunks": 0,
         "chunks_forgotten": 0,
+        "chunks_unreadable": 0,
         "blobs": 1,
         "files_restored": 0,
         "figures_mended": 0,

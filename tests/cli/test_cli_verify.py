@@ -65,6 +65,7 @@ def test_all_is_well(run: Run, running: Running, file: CloudFile) -> None:
         "chunks": 0,
         "chunks_damaged": 0,
         "chunks_forgotten": 0,
+        "chunks_unreadable": 0,
         "figures_mended": 0,
         "damaged": [],
     }

@@ -323,15 +323,20 @@ class TestRecovery:
         task = _begin(catalog, _task(ann))
         for index in (0, 2):
             catalog.record_chunk(task.id, _chunk(index), NOW, NOW + WEEK)
-        for _ in range(2):  # again has no effect but on the revision
-            catalog.forget_chunk(task.id, 2, NOW + HOUR)
+        for forgotten in (True, False):
+            assert catalog.forget_chunk(task.id, _chunk(2), NOW + HOUR) is forgotten
             left = catalog.task(ann.id, task.id, NOW)
             assert left is not None
             assert (left.received_count, left.received_bytes) == (1, CHUNK)
             assert catalog.chunk_indexes(task.id) == [0]
         assert left is not None
-        assert left.revision == 2
+        assert left.revision == 1
         assert left.updated_at == NOW + HOUR
+        changed = replace(_chunk(0), etag="other", staged="0.1")
+        catalog.record_chunk(task.id, changed, NOW + HOUR, NOW + WEEK)
+        assert not catalog.forget_chunk(task.id, _chunk(0), NOW), "another one was looked at"
+        assert not catalog.forget_chunk(task.id, replace(changed, staged="0.2"), NOW)
+        assert catalog.chunk(task.id, 0) == changed
         with pytest.raises(TaskClosed):
             catalog.complete(task.id, 0, *_outcome(task, ann))
 
@@ -341,7 +346,7 @@ class TestRecovery:
         task = _begin(catalog, _task(ann))
         catalog.cancel(ann.id, task.id, NOW)
         with pytest.raises(TaskClosed):
-            catalog.forget_chunk(task.id, 0, NOW)
+            catalog.forget_chunk(task.id, _chunk(0), NOW)
 
     def test_blobs_and_their_files(self, catalog: Catalog, ann: Account, bob: Account) -> None:
         first, other = _stored(catalog, ann), _stored(catalog, bob)
@@ -1293,7 +1298,7 @@ class TestSealedUploads:
         assert catalog.intend_chunk(task.id, 2, "b") == "a"
         assert catalog.intend_chunk(other.id, 2, "b") == "b"
         catalog.record_chunk(task.id, _chunk(2), NOW, NOW + WEEK)
-        catalog.forget_chunk(task.id, 2, NOW)
+        assert catalog.forget_chunk(task.id, _chunk(2), NOW)
         assert catalog.intend_chunk(task.id, 2, "c") == "a"
         assert catalog.fingerprints(task.id) == ["a", "k"]
         assert catalog.fingerprints("unknown") == []

@@ -356,7 +356,7 @@ def test_the_pool_is_removed_while_it_is_copied(
     job = world.pools.move(world.me, file.id, OTHER_POOL)
     real = blobs.problem_of
 
-    def remove(*asked: Any) -> str | None:
+    def remove(*asked: Any) -> blobs.Problem | None:
         assert world.catalog.delete_pool(OTHER_POOL)
         return real(*asked)
 

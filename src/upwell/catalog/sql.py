@@ -319,8 +319,8 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
     def _tasks_after(self, after: str) -> list[UploadTask]:
         return self._db.read(lambda conn: tasks.in_progress_after(conn, after, _PAGE))
 
-    def forget_chunk(self, task_id: str, index: int, now: datetime) -> None:
-        self._db.write(lambda conn: tasks.forget_chunk(conn, task_id, index, now))
+    def forget_chunk(self, task_id: str, chunk: Chunk, now: datetime) -> bool:
+        return self._db.write(lambda conn: tasks.forget_chunk(conn, task_id, chunk, now))
 
     def blobs(self) -> Iterator[Blob]:
         after = ""

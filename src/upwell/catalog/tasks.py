@@ -303,12 +303,16 @@ def _replace_chunk(conn: Connection, task_id: str, new: Chunk) -> Chunk:
     return old
 
 
-def forget_chunk(conn: Connection, task_id: str, index: int, now: datetime) -> None:
-    """Counted anew rather than subtracted: a damaged catalog may have miscounted."""
+def forget_chunk(conn: Connection, task_id: str, chunk: Chunk, now: datetime) -> bool:
+    """Counted again rather than subtracted: a damaged catalog may have miscounted."""
     row = conn.execute(_LOCK, {"task": task_id}).first()
     if row is None or row.status != TaskStatus.IN_PROGRESS:
         raise _closed(conn, task_id)
-    conn.execute(sa.delete(chunks).where(_THIS_CHUNK), {"task": task_id, "at": index})
+    this = {"task": task_id, "at": chunk.index}
+    there = _CHUNK.first(conn, this)
+    if there is None or _chunk(there) != chunk:
+        return False
+    conn.execute(sa.delete(chunks).where(_THIS_CHUNK), this)
     left = conn.execute(_FIGURES, {"task": task_id}).one()
     changes = {
         "received_count": left.count_,
@@ -317,6 +321,7 @@ def forget_chunk(conn: Connection, task_id: str, index: int, now: datetime) -> N
         "updated_at": now,
     }
     conn.execute(sa.update(tasks).where(tasks.c.id == task_id).values(changes))
+    return True
 
 
 def intend_chunk(conn: Connection, task_id: str, index: int, fingerprint: str) -> str:

@@ -85,6 +85,12 @@ def _tell(found: Any, moved_to: Path | None) -> None:
     typer.echo(f"Uploads in progress: {found.uploads}, closed for want of bytes: ", nl=False)
     typer.echo(f"{found.uploads_closed}.")
     typer.echo(f"Chunks: {found.chunks} read, {found.chunks_forgotten} to be sent again.")
+    if found.chunks_unreadable:
+        typer.echo(
+            f"{found.chunks_unreadable} chunks could not be read and were left as they are. ",
+            nl=False,
+        )
+        typer.echo("Check the disk, then run upwell recover again.")
     if found.figures_mended:
         typer.echo(f"Figures of what accounts hold: {found.figures_mended} counted anew.")
     for title, files in (("Damaged", found.damaged), ("Deleted", found.dropped)):

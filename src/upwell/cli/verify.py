@@ -52,6 +52,12 @@ def _tell(found: Any, *, repair: bool) -> None:
     if found.chunks_damaged:
         done = "They are forgotten: their clients send them again." if repair else ""
         typer.echo(f"{found.chunks_damaged} chunks of open uploads are damaged. {done}".rstrip())
+    if found.chunks_unreadable:
+        typer.echo(
+            f"{found.chunks_unreadable} chunks of open uploads could not be read and were ",
+            nl=False,
+        )
+        typer.echo("left as they are. Check the disk, then run upwell verify again.")
     if found.figures_mended:
         typer.echo(f"{found.figures_mended} figures of what accounts hold were wrong.")
     if found.well:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from contextlib import closing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from upwell.core import age
@@ -27,18 +28,31 @@ def stored_size(blob: Blob) -> int:
     return age.sealed_size(blob.size, blob.sealed.head) if blob.sealed else blob.size
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a blob's bytes, in words; not ``certain`` when they could not be read:
+    they may be whole."""
+
+    what: str
+    certain: bool = True
+
+    def __str__(self) -> str:
+        return self.what
+
+
 def problem_of(
     store: BlobStore, blob: Blob, advance: Callable[[int], None] = lambda _: None
-) -> str | None:
+) -> Problem | None:
     """What is wrong with a blob's bytes, all of which are read, or None; ``advance`` is told
     of bytes as they are dealt with. An encrypted blob is checked as it is stored."""
     try:
         with closing(store.open(blob.key)) as reader:
-            return _compared(reader, blob, advance)
+            what = _compared(reader, blob, advance)
     except FileNotFoundError:
-        return "missing"
+        return Problem("missing")
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return Problem(f"cannot be read: {error.strerror}", certain=False)
+    return None if what is None else Problem(what)
 
 
 def _compared(reader: BlobReader, blob: Blob, advance: Callable[[int], None]) -> str | None:

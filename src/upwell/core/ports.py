@@ -189,7 +189,8 @@ class BlobStore(Protocol):
     def check_chunk(self, layout: Layout, chunk: Chunk) -> bool:
         """Whether the stored bytes of an acknowledged chunk are whole, and those of its etag.
 
-        Reads them all. Raises FileNotFoundError when the upload itself is gone.
+        Reads them all. Raises FileNotFoundError when the upload itself is gone, another
+        OSError when they cannot be read: False is said only of bytes that were.
         """
         ...
 

@@ -546,10 +546,11 @@ class RecoveryRows(Protocol):
         """Every task in progress, of all accounts."""
         ...
 
-    def forget_chunk(self, task_id: str, index: int, now: datetime) -> None:
+    def forget_chunk(self, task_id: str, chunk: Chunk, now: datetime) -> bool:
         """Take back an acknowledgement: the chunk is missing again, the figures are counted
-        anew, and ``revision`` grows, so that no digest taken before counts. Raises TaskClosed
-        when the task is no longer in progress."""
+        again, and ``revision`` grows, so that no digest taken before counts. False, and nothing
+        is changed, when another chunk has taken its place. Raises TaskClosed when the task is
+        no longer in progress."""
         ...
 
     def blobs(self) -> Iterator[Blob]: ...

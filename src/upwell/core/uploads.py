@@ -302,7 +302,8 @@ class Uploads:
         """Publish a verified upload (I4); ``Verifying`` again when it changed meanwhile.
 
         Raises HashMismatch, or ChunksMissing when stored bytes turn out to be damaged; nothing
-        else that was uploaded is lost by it.
+        else that was uploaded is lost by it. Raises OSError when they cannot be read, and then
+        nothing has changed.
         """
         task, file = verifying.task, None
         try:
@@ -315,7 +316,7 @@ class Uploads:
         except FileNotFoundError:  # completed or cancelled meanwhile, or lost
             if verifying.rounds == _SEEMS_LOST:
                 self._forget_damaged(task)
-        except OSError:  # bytes that cannot be read, or do not open
+        except OSError:  # bytes that cannot be read now, or are not what was acknowledged
             self._forget_damaged(task)
             raise
         except (TaskClosed, CancelledError):
@@ -324,7 +325,8 @@ class Uploads:
 
     def _forget_damaged(self, task: UploadTask) -> None:
         """Look for chunks whose bytes are not those that were acknowledged. Raises
-        ChunksMissing when there are any: the client sends them again.
+        ChunksMissing when there are any: the client sends them again. Raises OSError when one
+        cannot be read: that tells nothing about its bytes, so no chunk is forgotten (I1).
 
         It reads the whole upload, so it is done once for each revision.
         """
@@ -334,7 +336,7 @@ class Uploads:
         chunks = self._catalog.chunks(task.id).all()
         damaged = [chunk for chunk in chunks if not is_whole(store, task, chunk)]
         for chunk in damaged:
-            self._catalog.forget_chunk(task.id, chunk.index, self._clock())
+            self._catalog.forget_chunk(task.id, chunk, self._clock())
         if damaged:
             raise _chunks_missing(self._status(task))
         if len(self._inspected) >= _INSPECTED:
@@ -443,17 +445,13 @@ def stored_layout_of(task: UploadTask) -> Layout:
 
 
 def is_whole(store: BlobStore, task: UploadTask, chunk: Chunk) -> bool:
-    """Whether the stored bytes of an acknowledged chunk are its own, and can be read. Raises
-    FileNotFoundError when the upload is gone; see ``check_chunk``."""
+    """Whether the stored bytes of an acknowledged chunk are its own; False only after they were
+    read. Raises FileNotFoundError when the upload is gone, another OSError when they cannot be
+    read; see ``check_chunk``."""
     layout = stored_layout_of(task)
     if task.seal and 0 <= chunk.index < layout.count:
         chunk = replace(chunk, size=layout.length(chunk.index))
-    try:
-        return store.check_chunk(layout, chunk)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        return False
+    return store.check_chunk(layout, chunk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ STATUS: dict[type[e.UpwellError], int] = {
     e.TooMany: 429,
     e.InternalError: 500,
     e.NotReady: 503,
+    e.StorageFailed: 503,
     e.ServerBusy: 503,
     e.StorageFull: 507,
 }
@@ -76,7 +77,14 @@ def error_response(
     return JSONResponse(body.model_dump(), status, headers=extra)
 
 
-_ANY = (e.AuthRequired, e.TokenInvalid, e.ScopeMissing, e.NotReady, e.InternalError)
+_ANY = (
+    e.AuthRequired,
+    e.TokenInvalid,
+    e.ScopeMissing,
+    e.NotReady,
+    e.StorageFailed,
+    e.InternalError,
+)
 CHANGES = (e.CrossSite, e.BodyTooLarge, e.StorageFull)
 JSON_BODY = (
     *CHANGES,

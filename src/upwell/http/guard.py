@@ -7,6 +7,7 @@ without a valid credential, and nothing that fails inside escapes in another sha
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
@@ -26,6 +27,7 @@ from upwell.errors import (
     BodyTooLarge,
     CrossSite,
     InternalError,
+    StorageFailed,
     StorageFull,
     TokenInvalid,
     UpwellError,
@@ -51,6 +53,8 @@ PASSCODE_COOKIE = "upwell_passcode"
 JSON_LIMIT = 1 << 20  # bytes of a body that is not an upload's
 JSON_SECONDS = 30.0  # in which it must be whole
 _OPEN = re.compile(r"/(?:api|drive)/files/[^/]+\Z|/api/bundles/public/")  # strangers may ask
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_NO_ANSWER = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _log = structlog.get_logger("upwell.http")
@@ -190,6 +194,8 @@ class _Exchange:
 
     async def fail(self, error: Exception, receive: Receive) -> None:
         known = _known(error)
+        if isinstance(known, StorageFailed):
+            _log.error("storage failed", trace_id=trace_id_of(self._scope), exc_info=error)
         if known is None:
             _log.exception("bug", trace_id=trace_id_of(self._scope), exc_info=error)
             known = InternalError(
@@ -219,8 +225,17 @@ class _Exchange:
 def _known(error: Exception) -> UpwellError | None:
     if isinstance(error, UpwellError):
         return error
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _NO_SPACE:
         return StorageFull("The server is out of space; free some, then send it again.")
+    if error.errno in _NO_ANSWER:
+        return StorageFailed(
+            f"The server's storage failed ({os.strerror(error.errno)}); nothing that was "
+            "acknowledged is lost. Send the request again, and tell the server's operator if "
+            "that does not help.",
+            retry_after=5,
+        )
     return None
 
 

@@ -1,17 +1,18 @@
 """Recovery: holds every row against its bytes, after a copy of a running server or a damage.
 
 Nobody else may use the data folder meanwhile. What the journal names and the catalog lacks
-comes back when its bytes are whole; a chunk whose bytes are not its own is forgotten, so that
-the client sends it again; files that are damaged are named, and dropped only when told to.
+comes back unless its bytes are damaged; a chunk whose bytes are not its own is forgotten, so
+that the client sends it again; files that are damaged are named, and dropped only when told to.
+Bytes that cannot be read are not damaged: they are named, and nothing is forgotten or dropped.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from upwell.core.blobs import problem_of, stored_size
+from upwell.core.blobs import Problem, problem_of, stored_size
 from upwell.core.uploads import is_whole, stored_layout_of
 from upwell.errors import AccountExists, NotReady, PoolExists, SlugTaken
 from upwell.model import Allowance, Garbage
@@ -38,12 +39,14 @@ class DamagedFile:
 
 @dataclass(slots=True)
 class Recovered:
-    """What one recovery found and did. ``damaged`` are the files that are still there."""
+    """What one recovery found and did. ``damaged`` are the files that are still there, those
+    whose bytes could not be read among them; of ``chunks_unreadable`` nothing is known."""
 
     uploads: int = 0
     uploads_closed: int = 0
     chunks: int = 0
     chunks_forgotten: int = 0
+    chunks_unreadable: int = 0
     blobs: int = 0
     files_restored: int = 0
     figures_mended: int = 0
@@ -53,7 +56,7 @@ class Recovered:
 
     @property
     def well(self) -> bool:
-        return not self.damaged and not self.pools_unknown
+        return not (self.damaged or self.pools_unknown or self.chunks_unreadable)
 
 
 class Recovery:
@@ -173,7 +176,7 @@ class Recovery:
             if key in garbage:
                 continue  # it was deleted, and the journal's line about that is lost
             there = self._catalog.any_file(file.id)
-            if self._lacks(file) and self._hashed(file.blob, lambda _: None) is None:
+            if self._lacks(file) and not self._is_damaged(file.blob):
                 self._restore(file, tasks.pop(key, None))
                 self._found.files_restored += 1
             if there is not None and file.id in self._changed:
@@ -232,7 +235,6 @@ class Recovery:
             return
         self._found.uploads += 1
         try:
-            store.reader(stored_layout_of(task)).close()
             self._check_chunks(store, task)
         except FileNotFoundError:
             self._close(task)
@@ -248,34 +250,47 @@ class Recovery:
         self._found.uploads_closed += int(closed)
 
     def _check_chunks(self, store: BlobStore, task: UploadTask) -> None:
+        _forget_digest(store, task)
         for chunk in self._catalog.chunks(task.id).all():
             self._found.chunks += 1
-            if not is_whole(store, task, chunk):
-                self._catalog.forget_chunk(task.id, chunk.index, self._clock())
-                self._found.chunks_forgotten += 1
+            try:
+                if not is_whole(store, task, chunk):
+                    self._catalog.forget_chunk(task.id, chunk, self._clock())
+                    self._found.chunks_forgotten += 1
+            except FileNotFoundError:
+                raise
+            except OSError:
+                self._found.chunks_unreadable += 1
             self._advance(chunk.size)
 
     # files
 
-    def _problem(self, blob: Blob) -> str | None:
-        if self._store(blob.pool_id) is None:
-            return None
-        self._found.blobs += 1
-        return self._hashed(blob, self._advance)
-
-    def _hashed(self, blob: Blob, advance: Callable[[int], None]) -> str | None:
-        """What is wrong with a blob's bytes, or None."""
+    def _problem(self, blob: Blob) -> Problem | None:
         store = self._store(blob.pool_id)
         if store is None:
-            return "its pool is not known"
-        return problem_of(store, blob, advance)
+            return None
+        self._found.blobs += 1
+        return problem_of(store, blob, self._advance)
 
-    def _damaged(self, blob: Blob, problem: str, names: Mapping[str, str], *, drop: bool) -> None:
-        now = self._clock()
+    def _is_damaged(self, blob: Blob) -> bool:
+        """Whether a blob's bytes are known to be others than were verified. When they cannot be
+        read, its row must come back all the same: without it they are taken for strays."""
+        store = self._store(blob.pool_id)
+        if store is None:
+            return self._catalog.pool(blob.pool_id) is None  # no row can name a pool without one
+        problem = problem_of(store, blob)
+        return problem is not None and problem.certain
+
+    def _damaged(
+        self, blob: Blob, problem: Problem, names: Mapping[str, str], *, drop: bool
+    ) -> None:
+        """With ``drop``, only what is certain to be damaged is deleted."""
+        now, drop = self._clock(), drop and problem.certain
         for file in self._catalog.files_of_blob(blob.id):
             if file.expired_at is not None and file.expired_at <= now:
                 continue  # the sweeper's
-            named = DamagedFile(file.id, file.name, names.get(file.account_id, "?"), problem)
+            owner = names.get(file.account_id, "?")
+            named = DamagedFile(file.id, file.name, owner, str(problem))
             if drop:
                 self._catalog.delete_file(file.id, file.account_id, now)
             (self._found.dropped if drop else self._found.damaged).append(named)
@@ -288,6 +303,18 @@ class Recovery:
         if home is None:
             self._found.pools_unknown.add(pool_id)
         return home.store if home else None
+
+
+def _forget_digest(store: BlobStore, task: UploadTask) -> None:
+    """Clear what was remembered of an upload's digest: it may be of chunks that the snapshot
+    does not know. Raises FileNotFoundError when the upload's bytes are gone."""
+    try:
+        with closing(store.reader(stored_layout_of(task))) as reader:
+            reader.remember(b"")
+    except FileNotFoundError:
+        raise
+    except OSError:
+        pass  # its chunks cannot be read either, and are counted
 
 
 def _where(file: CloudFile) -> tuple[str, str]:

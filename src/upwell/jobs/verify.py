@@ -2,7 +2,8 @@
 
 A chunk of an open upload whose bytes are damaged is forgotten, so that the client sends it
 again. A damaged file's bytes are put right from another blob of the same content, when there
-is one that is whole. Everything else is reported.
+is one that is whole. Everything else is reported. Chunks that cannot be read are not damaged:
+nothing is forgotten because a disk did not answer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog, Clock
-    from upwell.model import Blob, CloudFile, UploadTask
+    from upwell.model import Blob, Chunk, CloudFile, UploadTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +39,23 @@ class Damage:
 @dataclass(slots=True)
 class Verified:
     """What one pass read and found; ``bytes`` are those of blobs. ``chunks_forgotten`` of the
-    damaged chunks are to be sent again. ``figures_mended`` counts wrong usage counters."""
+    damaged chunks are to be sent again; of ``chunks_unreadable`` nothing is known.
+    ``figures_mended`` counts wrong usage counters."""
 
     blobs: int = 0
     bytes: int = 0
     chunks: int = 0
     chunks_damaged: int = 0
     chunks_forgotten: int = 0
+    chunks_unreadable: int = 0
     figures_mended: int = 0
     damaged: list[Damage] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
         """Whether no damage is left."""
-        forgotten = self.chunks_forgotten == self.chunks_damaged
-        return forgotten and all(each.repaired for each in self.damaged)
+        left = self.chunks_damaged - self.chunks_forgotten + self.chunks_unreadable
+        return left == 0 and all(each.repaired for each in self.damaged)
 
 
 class Verifier:
@@ -106,16 +109,19 @@ class Verifier:
                 whole = is_whole(store, task, chunk)
             except FileNotFoundError:
                 return  # closed meanwhile, or the sweeper's
+            except OSError:
+                self._found.chunks_unreadable += 1
+                continue
             self._advance(chunk.size)
             if whole or self._catalog.chunk(task.id, chunk.index) != chunk:
                 continue  # or it was replaced while it was read
             self._found.chunks_damaged += 1
             if repair:
-                self._forget(task, chunk.index)
+                self._forget(task, chunk)
 
-    def _forget(self, task: UploadTask, index: int) -> None:
+    def _forget(self, task: UploadTask, chunk: Chunk) -> None:
         with suppress(TaskClosed):
-            self._catalog.forget_chunk(task.id, index, self._clock())
+            self._catalog.forget_chunk(task.id, chunk, self._clock())
         self._found.chunks_forgotten += 1
 
     # files
@@ -123,13 +129,16 @@ class Verifier:
     def _check_blob(self, blob: Blob, *, repair: bool) -> None:
         self._found.blobs += 1
         store = self._store(blob.pool_id)
-        problem = blobs.problem_of(store, blob, self._read) if store else "its pool cannot be used"
+        if store is None:
+            problem: blobs.Problem | None = blobs.Problem("its pool cannot be used", certain=False)
+        else:
+            problem = blobs.problem_of(store, blob, self._read)
         if problem is None:
             return
         files = self._catalog.files_of_blob(blob.id)  # none when it was deleted meanwhile
         repaired = bool(files) and repair and self._repair(blob)
         for file in files:
-            self._found.damaged.append(self._damage(file, problem, repaired=repaired))
+            self._found.damaged.append(self._damage(file, str(problem), repaired=repaired))
 
     def _read(self, count: int) -> None:
         self._found.bytes += count
