@@ -45,7 +45,7 @@ from upwell.jobs.sweep import Retention, Sweeper
 from upwell.jobs.verify import Verifier
 from upwell.media.examine import Examiner, wants
 from upwell.media.sniff import sniff
-from upwell.model import DEFAULT_POOL_ID, JobKind
+from upwell.model import DEFAULT_POOL_ID, JobKind, OpenLimits
 from upwell.stores.local import LocalStore, sync_folder
 
 if TYPE_CHECKING:
@@ -232,7 +232,10 @@ def make_verbs(
     quota = settings.account_quota
     guesses, links = Guesses(catalog, clock), Links(catalog, clock, key)
     bundles = Bundles(catalog, homes, clock, key, guesses)
-    limits = Limits(settings.task_idle, quota, max(4, os.cpu_count() or 1))
+    in_progress = OpenLimits(
+        settings.account_open_uploads or None, settings.account_unsent_bytes or None
+    )
+    limits = Limits(settings.task_idle, quota, max(4, os.cpu_count() or 1), in_progress)
 
     def check() -> None:
         """Raises when catalog or stores cannot be used."""
@@ -251,6 +254,7 @@ def make_verbs(
             roots=settings.pool_roots,
             occupied=(settings.data.resolve(),),
             account_quota=quota,
+            open_limits=in_progress,
         ),
         bundles=bundles,
         links=links,

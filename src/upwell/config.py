@@ -78,6 +78,8 @@ class Settings(BaseModel):
     sweep_interval: timedelta = timedelta(minutes=1)
     snapshot_interval: timedelta = timedelta(minutes=10)
     account_quota: ByteSize | None = None
+    account_open_uploads: Annotated[int, Field(ge=0)] = 200  # 0 is no limit, here and below
+    account_unsent_bytes: ByteSize = ByteSize(32 << 30)
     pool_roots: tuple[Path, ...] = ()
     recycle_grace: timedelta = timedelta(days=30)
     event_retention: timedelta = timedelta(days=7)

@@ -17,6 +17,7 @@
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · ChunkConflict
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
     ├── TooMany               TooManyGuesses · TooManyUploads · TooManyStreams
+    │                         · TooManyOpenUploads · TooManyUnsentBytes
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
     ├── Unavailable           StorageFull · StorageFailed · NotReady · ServerBusy
@@ -241,7 +242,7 @@ class SlugTaken(Conflict):
 
 
 class TooMany(UpwellError):
-    """Too often; the same request is fine after ``retry_after`` seconds."""
+    """Too often, or too much at once; after ``retry_after`` seconds it may be fine."""
 
 
 class TooManyGuesses(TooMany):
@@ -254,6 +255,14 @@ class TooManyUploads(TooMany):
 
 class TooManyStreams(TooMany):
     code = "TOO_MANY_STREAMS"
+
+
+class TooManyOpenUploads(TooMany):
+    code = "TOO_MANY_OPEN_UPLOADS"
+
+
+class TooManyUnsentBytes(TooMany):
+    code = "TOO_MANY_UNSENT_BYTES"
 
 
 class TooLarge(UpwellError):

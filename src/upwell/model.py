@@ -165,6 +165,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenUploads:
+    """An account's uploads in progress: how many, and the bytes that they have reserved and
+    not received yet."""
+
+    count: int = 0
+    unsent_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLimits:
+    """The most uploads that an account may have in progress, and the most bytes that they may
+    have reserved and not received; None is no limit."""
+
+    count: int | None = None
+    unsent_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Allowance:
     """The most bytes that a pool, and an account over all pools, may hold; None is no limit."""
 

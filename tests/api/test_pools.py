@@ -16,6 +16,7 @@ from tests.api.world import (
     World,
     described,
     refused,
+    serving,
     unique,
 )
 from upwell.app import asgi, build
@@ -278,6 +279,8 @@ def test_usage_tells_what_is_stored_and_reserved(fresh: Api) -> None:
         "reserved_bytes": 50,
         "total_bytes": 180,
         "files": 2,
+        "open_uploads": 1,
+        "unsent_bytes": 50,
         "pools": [
             {
                 "pool": {"id": DEFAULT_POOL_ID, "name": "default"},
@@ -306,9 +309,11 @@ def test_quota_tells_what_is_left(world: World, fresh: Api, make: Callable[..., 
     task = fresh.create(unique(40))
     full = fresh.get(QUOTA).json()
     assert (full["quota"], full["used"], full["available"]) == (100, 100, 0)
-    shown = {each["pool"]["id"]: (each["quota"], each["used"]) for each in full["pools"]}
-    assert shown[pool["id"]] == (1000, 60)
-    assert shown[DEFAULT_POOL_ID] == (None, 40)
+    assert (full["reserved"], full["max_open_uploads"]) == (40, None)
+    figures = ("quota", "used", "reserved")
+    shown = {each["pool"]["id"]: tuple(map(each.get, figures)) for each in full["pools"]}
+    assert shown[pool["id"]] == (1000, 60, 0)
+    assert shown[DEFAULT_POOL_ID] == (None, 40, 40)
     answer = fresh.post("/api/files/upload/create", json=described(unique(1 + 16)))
     error = refused(answer, 403, "QUOTA_EXCEEDED")
     assert error["meta"] == {"scope": "account", "quota": 100, "used": 100, "needed": 17}
@@ -334,6 +339,26 @@ def test_an_admin_sees_what_everybody_holds(
         "available": 50,
     }
     refused(boss.get(f"{POOLS}/{NOBODYS}/usage"), 404, "POOL_NOT_FOUND")
+
+
+@pytest.mark.slow
+def test_uploads_in_progress_are_limited(tmp_path: Path) -> None:
+    settings = {"account_open_uploads": 2, "account_unsent_bytes": 100}
+    with serving(tmp_path, **settings) as world, Api(world, None, world.secrets["alice"]) as api:
+        first, second = unique(40), unique(50)
+        task = api.create(first)
+        too_large = api.post("/api/files/upload/create", json=described(unique(61)))
+        error = refused(too_large, 429, "TOO_MANY_UNSENT_BYTES")
+        assert error["meta"] == {"limit": 100, "unsent_bytes": 40, "needed": 61}
+        api.create(second)
+        third = api.post("/api/files/upload/create", json=described(unique(5)))
+        refused(third, 429, "TOO_MANY_OPEN_UPLOADS")
+        assert int(third.headers["retry-after"]) > 0
+        assert api.create(first)["task_id"] == task["task_id"]
+        held, allowed = api.get(USAGE).json(), api.get(QUOTA).json()
+        assert (held["open_uploads"], held["unsent_bytes"]) == (2, 90)
+        assert (allowed["max_open_uploads"], allowed["max_unsent_bytes"]) == (2, 100)
+        assert (held["stored_bytes"], held["reserved_bytes"], allowed["reserved"]) == (0, 90, 90)
 
 
 @pytest.mark.parametrize("way", ["create", "direct"])

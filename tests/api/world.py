@@ -93,8 +93,9 @@ class Server(uvicorn.Server):
     def install_signal_handlers(self) -> None: ...
 
 
-def settings_of(data: Path) -> Settings:
-    return Settings(data=data, direct_max_size=ByteSize(DIRECT_MAX))
+def settings_of(data: Path, **more: Any) -> Settings:
+    known = {"direct_max_size": ByteSize(DIRECT_MAX), "account_open_uploads": 0}
+    return Settings(data=data, **(known | more))
 
 
 def add_second_pool(core: Core) -> None:
@@ -106,10 +107,10 @@ def add_second_pool(core: Core) -> None:
 
 
 @contextmanager
-def serving(data: Path) -> Iterator[World]:
+def serving(data: Path, **settings: Any) -> Iterator[World]:
     """A server of its own, with the accounts alice and bob, and the admin boss."""
     clock = Clock()
-    core = build(settings_of(data), clock)
+    core = build(settings_of(data, **settings), clock)
     add_second_pool(core)
     core.accounts.create("boss", admin=True)
     server = Server(

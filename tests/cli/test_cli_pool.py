@@ -224,7 +224,7 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> Moving:
         held = {"stored_bytes": 50, "reserved_bytes": 10, "total_bytes": 60, "files": 2}
         other = {"stored_bytes": 0, "reserved_bytes": 0, "total_bytes": 0, "files": 0}
         listed = [{"pool": DEFAULT} | held, {"pool": FILMS} | other]
-        handler._json(held | {"pools": listed})
+        handler._json(held | {"open_uploads": 3, "unsent_bytes": 7, "pools": listed})
 
     def quota(handler: Any, _: bytes) -> None:
         left = None if told.quota is None else told.quota - 60
@@ -246,17 +246,21 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> Moving:
 
 
 def test_quota(run: Run, moving: Moving) -> None:
+    apart = (
+        "Files take 50 bytes; uploads in progress (3) have reserved 10 bytes, of which 7 bytes are "
+        "not sent yet."
+    )
     done = run("quota")
     assert done.exit_code == 0
     assert done.stdout.splitlines() == [
         "default\t2\t50 bytes\t10 bytes\t-",
         "films\t0\t0 bytes\t0 bytes\t2.0 kB",
-        "60 bytes of 100 bytes used, 40 bytes left.",
+        f"60 bytes of 100 bytes used, 40 bytes left. {apart}",
     ]
     record = json.loads(run("quota", "--json").stdout)
     assert (record["quota"]["available"], record["usage"]["reserved_bytes"]) == (40, 10)
     moving.quota = None
-    assert run("quota").stdout.splitlines()[-1] == "60 bytes used, no limit."
+    assert run("quota").stdout.splitlines()[-1] == f"60 bytes used, no limit. {apart}"
 
 
 @pytest.mark.parametrize("name", ["films", GUID, GUID.upper()])

@@ -2068,7 +2068,7 @@ class Bookkeeping(RuleBasedStateMachine):
             seal=Seal(b"h", b"k", "c") if digest == 3 else None,
             expires_at=self.now + life * HOUR,
         )
-        allowance = Allowance(**{scope: quota})
+        allowance = Allowance(pool=quota) if scope == "pool" else Allowance(account=quota)
         held = next(
             (t for t in self.tasks.values() if t.identity() == asked.identity()),
             None,

@@ -928,7 +928,7 @@ def test_guesses_are_never_more_than_a_burst_and_one_an_interval(
 def hooked(catalog: Catalog, account: Account, *wants: str, **changes: Any) -> Webhook:
     hook = Webhook(uuid.uuid4().hex, account.id, "https://example.org/ü", wants, b"\0secret", NOW)
     hook = replace(hook, **changes)
-    catalog.add_webhook(hook)
+    assert catalog.add_webhook(hook, 9)
     return hook
 
 

@@ -277,7 +277,7 @@ class TestJournal:
         )
         catalog.add_task(task, FREE)
         catalog.intend_chunk("t", 0, "FINGERPRINT")
-        catalog.add_webhook(Webhook("w", ANN.id, "http://h", (), b"WEBHOOKS" * 4, NOW))
+        catalog.add_webhook(Webhook("w", ANN.id, "http://h", (), b"WEBHOOKS" * 4, NOW), 9)
         catalog.complete("t", 0, file.blob, file)
         text = (tmp_path / "catalog.journal").read_bytes()
         assert file.id.encode() in text

@@ -351,7 +351,8 @@ def test_a_secret_of_another_key_ends_a_delivery(world: World, receiver: Receive
             webhook.events,
             stolen.wrapped_secret,
             webhook.created_at,
-        )
+        ),
+        9,
     )
     hooks.events.remove_webhook(world.me, stolen.id)
     hooks.happen()

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from upwell.catalog import jobs
 from upwell.catalog.batches import BATCH, column_int, write_some
 from upwell.catalog.prepared import Prepared
-from upwell.catalog.schema import events, webhooks
+from upwell.catalog.schema import accounts, events, webhooks
 from upwell.model import Event, EventType, JobKind, NewJob, Webhook
 
 if TYPE_CHECKING:
@@ -135,7 +135,15 @@ def forget_some(conn: Connection, before: datetime) -> int:
     return conn.execute(sa.delete(events).where(events.c.seq.in_(old))).rowcount
 
 
-def add_webhook(conn: Connection, webhook: Webhook) -> None:
+def add_webhook(conn: Connection, webhook: Webhook, most: int) -> bool:
+    """The account's row is locked first: where two transactions can write at once, the other
+    one's webhook is then counted, or not yet begun."""
+    mine = webhooks.c.account_id == webhook.account_id
+    account = sa.select(accounts.c.id).where(accounts.c.id == webhook.account_id)
+    conn.execute(account.with_for_update())
+    count = sa.select(sa.func.count()).select_from(webhooks).where(mine)
+    if conn.execute(count).scalar_one() >= most:
+        return False
     values = {
         "id": webhook.id,
         "account_id": webhook.account_id,
@@ -146,6 +154,7 @@ def add_webhook(conn: Connection, webhook: Webhook) -> None:
         "disabled_at": webhook.disabled_at,
     }
     conn.execute(sa.insert(webhooks), values)
+    return True
 
 
 def webhooks_of(conn: Connection, account_id: str) -> list[Webhook]:
@@ -209,8 +218,8 @@ class EventMethods:
     def forget_events(self, before: datetime) -> int:
         return write_some(self._db, lambda conn: forget_some(conn, before))
 
-    def add_webhook(self, webhook: Webhook) -> None:
-        self._db.write(lambda conn: add_webhook(conn, webhook))
+    def add_webhook(self, webhook: Webhook, most: int) -> bool:
+        return self._db.write(lambda conn: add_webhook(conn, webhook, most))
 
     def webhooks(self, account_id: str) -> list[Webhook]:
         return self._db.read(lambda conn: webhooks_of(conn, account_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -303,18 +304,25 @@ def move(
     account_id: str,
     blob: Blob,
     now: datetime,
-    pool_quota: int | None,
+    allowance: Allowance,
 ) -> CloudFile | None:
     file = locked(conn, file_id, account_id, now)
     if file is None or file.pool_id == file.blob.pool_id == blob.pool_id:
         return None
-    pools.require_room(conn, account_id, blob.pool_id, blob.size, Allowance(pool=pool_quota))
+    if not _is_shared(conn, file):
+        allowance = replace(allowance, account=None)
+    pools.require_room(conn, account_id, blob.pool_id, blob.size, allowance)
     _add_blob(conn, blob, account_id)
     pools.count(conn, account_id, file.pool_id, files=-1)
     pools.count(conn, account_id, blob.pool_id, files=1)
     moved = rewrite(conn, file, {"blob_id": blob.id, "pool_id": blob.pool_id}, now)
     _release(conn, file.blob.id, now)
     return moved
+
+
+def _is_shared(conn: Connection, file: CloudFile) -> bool:
+    others = sa.and_(files.c.blob_id == file.blob.id, files.c.id != file.id)
+    return conn.execute(sa.select(files.c.id).where(others).limit(1)).first() is not None
 
 
 def delete(conn: Connection, file_id: str, account_id: str, now: datetime) -> bool:

@@ -115,8 +115,8 @@ class FolderCatalog(SqlCatalog):
             self._journal.add(Noted(account=changed))
         return changed
 
-    def add_pool(self, pool: Pool) -> None:
-        super().add_pool(pool)
+    def add_pool(self, pool: Pool, check: Callable[[list[Pool]], None] = lambda _: None) -> None:
+        super().add_pool(pool, check)
         self._journal.add(Noted(pool=pool))
 
     def update_pool(

@@ -29,9 +29,17 @@ def add(conn: Connection, new: Sequence[NewJob], now: datetime) -> None:
         conn.execute(sa.insert(jobs), [_values(job, now) for job in new])
 
 
-def _add_one(conn: Connection, new: NewJob, now: datetime) -> Job:
+def _add_one(conn: Connection, new: NewJob, now: datetime, *, once: bool) -> Job:
+    if once and (waiting := conn.execute(_same(new)).first()) is not None:
+        return _job(waiting)
     added = sa.insert(jobs).values(_values(new, now)).returning(jobs)
     return _job(conn.execute(added).one())
+
+
+def _same(new: NewJob) -> sa.Select[Any]:
+    about = sa.and_(jobs.c.kind == new.kind, jobs.c.subject == new.subject)
+    same = sa.select(jobs).where(about, jobs.c.argument == new.argument, _WAITS)
+    return same.order_by(jobs.c.id).limit(1)
 
 
 def claim(
@@ -128,8 +136,8 @@ class JobMethods:
 
     _db: Sqlite
 
-    def add_job(self, job: NewJob, now: datetime) -> Job:
-        return self._db.write(lambda conn: _add_one(conn, job, now))
+    def add_job(self, job: NewJob, now: datetime, *, once: bool = False) -> Job:
+        return self._db.write(lambda conn: _add_one(conn, job, now, once=once))
 
     def claim_job(
         self, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime

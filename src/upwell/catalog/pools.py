@@ -47,7 +47,8 @@ _KEEP_POOL = Prepared(
 _TOTAL = sa.func.coalesce(sa.func.sum(usage.c.stored_bytes + usage.c.reserved_bytes), 0)
 
 
-def add(conn: Connection, pool: Pool) -> None:
+def add(conn: Connection, pool: Pool, check: Callable[[list[Pool]], None]) -> None:
+    check(everything(conn))
     values = {
         "id": pool.id,
         "account_id": pool.account_id,
@@ -252,8 +253,9 @@ class PoolMethods:
 
     _db: Sqlite
 
-    def add_pool(self, pool: Pool) -> None:
-        self._db.write(lambda conn: add(conn, pool))
+    def add_pool(self, pool: Pool, check: Callable[[list[Pool]], None] = lambda _: None) -> None:
+        """``check`` runs inside the transaction: it must be quick and must not call back."""
+        self._db.write(lambda conn: add(conn, pool, check))
 
     def pool(self, pool_id: str) -> Pool | None:
         return self._db.read(lambda conn: find(conn, pool_id))

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         FileQuery,
         Garbage,
         NewJob,
+        OpenUploads,
         Principal,
         TaskStatus,
         Token,
@@ -122,8 +123,17 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
 
     # uploads
 
-    def add_task(self, task: UploadTask, allowance: Allowance) -> UploadTask:
-        return self._db.write(lambda conn: tasks.add(conn, task, allowance))
+    def add_task(
+        self,
+        task: UploadTask,
+        allowance: Allowance,
+        check: Callable[[OpenUploads], None] | None = None,
+    ) -> UploadTask:
+        """``check`` runs inside the transaction: it must be quick and must not call back."""
+        return self._db.write(lambda conn: tasks.add(conn, task, allowance, check))
+
+    def open_uploads(self, account_id: str, now: datetime) -> OpenUploads:
+        return self._db.read(lambda conn: tasks.open_uploads(conn, account_id, now))
 
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
         return self._db.read(lambda conn: tasks.find(conn, account_id, task_id, now))
@@ -254,7 +264,7 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         self, file_id: str, account_id: str, blob: Blob, now: datetime, allowance: Allowance
     ) -> CloudFile | None:
         return self._db.write(
-            lambda conn: files.move(conn, file_id, account_id, blob, now, allowance.pool)
+            lambda conn: files.move(conn, file_id, account_id, blob, now, allowance)
         )
 
     def describe_blob(

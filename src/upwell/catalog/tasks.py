@@ -17,6 +17,7 @@ from upwell.catalog.batches import BATCH
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     Instant,
+    accounts,
     chunks,
     ended,
     in_progress,
@@ -34,13 +35,14 @@ from upwell.model import (
     Digest,
     EventType,
     Layout,
+    OpenUploads,
     Seal,
     TaskStatus,
     UploadTask,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -124,7 +126,12 @@ _FINGERPRINTS = (
 _DROP_INTENTS = sa.delete(intents).where(intents.c.task_id == _ID)
 
 
-def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
+def add(
+    conn: Connection,
+    task: UploadTask,
+    allowance: Allowance,
+    check: Callable[[OpenUploads], None] | None = None,
+) -> UploadTask:
     """The newcomer, or the one in progress. Where two processes can write at once, the unique
     index decides: the loser looks again, and finds the winner."""
     identity = task.identity()
@@ -136,11 +143,26 @@ def add(conn: Connection, task: UploadTask, allowance: Allowance) -> UploadTask:
             _close(conn, held, TaskStatus.EXPIRED, task.created_at)
         pools.require(conn, task.pool_id)
         pools.require_room(conn, task.account_id, task.pool_id, task.layout.size, allowance)
+        if check is not None:
+            check(_locked_open_uploads(conn, task.account_id, task.created_at))
         row = _values(task) | {"identity": identity}
         if conn.execute(_insert_unless_held(conn.dialect.name), row).rowcount:
             pools.count(conn, task.account_id, task.pool_id, reserved=task.layout.size)
             _note(conn, EventType.UPLOAD_CREATED, task, task.created_at)
             return task
+
+
+def _locked_open_uploads(conn: Connection, account_id: str, now: datetime) -> OpenUploads:
+    """The account's row is locked first: where two transactions can write at once, the other
+    one's task is then counted, or not yet begun."""
+    conn.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
+    return open_uploads(conn, account_id, now)
+
+
+def open_uploads(conn: Connection, account_id: str, now: datetime) -> OpenUploads:
+    unsent = sa.func.coalesce(sa.func.sum(tasks.c.size - tasks.c.received_bytes), 0)
+    sums = sa.select(sa.func.count(), unsent).where(tasks.c.account_id == account_id, _RUNNING)
+    return OpenUploads(*map(int, conn.execute(sums, {"now": now}).one()))
 
 
 def resume(conn: Connection, task: UploadTask) -> UploadTask | None:

@@ -34,7 +34,7 @@ def show_quota(given: Given, *, json: bool) -> None:
         if json:
             output.result(held.raw, "")
             return ExitCode.DONE
-        output.table(("POOL", "FILES", "STORED", "IN PROGRESS", "POOL'S QUOTA"), _rows(held))
+        output.table(("POOL", "FILES", "STORED", "RESERVED", "POOL'S QUOTA"), _rows(held))
         output.result({}, _summary(held))
         return ExitCode.DONE
 
@@ -49,8 +49,15 @@ def _rows(held: Holdings) -> Iterator[tuple[str, ...]]:
 
 def _summary(held: Holdings) -> str:
     if held.quota is None or held.available is None:
-        return f"{size(held.used)} used, no limit."
-    return f"{size(held.used)} of {size(held.quota)} used, {size(held.available)} left."
+        total = f"{size(held.used)} used, no limit."
+    else:
+        total = f"{size(held.used)} of {size(held.quota)} used, {size(held.available)} left."
+    if not held.open_uploads:
+        return total
+    return (
+        f"{total} Files take {size(held.stored)}; uploads in progress ({held.open_uploads}) have "
+        f"reserved {size(held.reserved)}, of which {size(held.unsent)} are not sent yet."
+    )
 
 
 def move_files(

@@ -186,11 +186,21 @@ class PoolHoldings:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What the caller holds in all; ``quota`` and ``available`` are None without a limit."""
+    """What the caller holds in all, in bytes of content: ``stored`` of files, ``reserved`` by
+    ``open_uploads`` uploads in progress, of which ``unsent`` have not arrived yet.
+
+    ``quota``, ``available``, ``max_open_uploads`` and ``max_unsent`` are None without a limit.
+    """
 
     used: int
+    stored: int
+    reserved: int
+    unsent: int
+    open_uploads: int
     quota: int | None
     available: int | None
+    max_open_uploads: int | None
+    max_unsent: int | None
     pools: list[PoolHoldings]
     raw: dict[str, Any] = field(repr=False)
 
@@ -207,8 +217,14 @@ class Holdings:
             pools.append(PoolHoldings(pool, stored, reserved, _get(each, "files", int), limit))
         return cls(
             used=_get(allowed, "used", int),
+            stored=_get(held, "stored_bytes", int),
+            reserved=_get(held, "reserved_bytes", int),
+            unsent=_get(held, "unsent_bytes", int),
+            open_uploads=_get(held, "open_uploads", int),
             quota=allowed.get("quota"),
             available=allowed.get("available"),
+            max_open_uploads=allowed.get("max_open_uploads"),
+            max_unsent=allowed.get("max_unsent_bytes"),
             pools=pools,
             raw={"usage": held, "quota": allowed},
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from upwell.core import media_types, policy
@@ -25,7 +26,9 @@ from upwell.errors import (
     BundleNotFound,
     HashMismatch,
     NotReady,
+    QuotaExceeded,
     TaskClosed,
+    TooMany,
     UpwellError,
     ValidationFailed,
 )
@@ -38,6 +41,7 @@ from upwell.model import (
     Layout,
     NewJob,
     NewUpload,
+    OpenLimits,
     Scope,
     Seal,
     Sealed,
@@ -52,9 +56,10 @@ if TYPE_CHECKING:
 
     from upwell.core.homes import Home
     from upwell.core.ports import BlobStore, Catalog, Clock, Intake
-    from upwell.model import Allowance, Policy, Principal, UploadOptions
+    from upwell.model import Allowance, OpenUploads, Policy, Principal, UploadOptions
 
 HEAD = 8192  # bytes that tell what a content is
+_NO_LIMITS = OpenLimits()
 _SEALED_CHUNK = 32 << 20  # bytes of an encrypted chunk: it is sealed in memory
 
 
@@ -77,11 +82,13 @@ class Destination:
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What is the server's to set. ``idle``: how long a task lives without a chunk;
-    ``account_quota``: bytes for an account that has no quota of its own."""
+    ``account_quota``: bytes for an account that has no quota of its own; ``open``: what an
+    account may have in progress."""
 
     idle: timedelta = timedelta(days=7)
     account_quota: int | None = None
     hash_threads: int = 4
+    open: OpenLimits = _NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class Creating:
         if existing:
             return existing
         draft = self._draft(principal, new, there)
-        return self._resumable(draft) or self._reserve(principal, draft, there, new.password)
+        return self._resumable(draft) or self._begin(principal, draft, there, new.password)
 
     def change(self, principal: Principal, task: UploadTask, asked: UploadOptions) -> UploadTask:
         """Give an open upload other options, judged as create would judge them.
@@ -268,10 +275,22 @@ class Creating:
             return None
         return self._catalog.resume_task(draft)
 
-    def _reserve(
+    def _begin(
         self, principal: Principal, draft: UploadTask, there: Destination, password: str | None
     ) -> UploadTask:
-        self.require_room(principal, there, draft.layout.size)
+        """Raises QuotaExceeded, TooManyOpenUploads, TooManyUnsentBytes."""
+        try:
+            self.require_room(principal, there, draft.layout.size)
+            if (check := self._check_of(draft)) is not None:
+                check(self._catalog.open_uploads(draft.account_id, draft.created_at))
+        except (QuotaExceeded, TooMany):
+            held = self._resumable(draft)  # made meanwhile, perhaps taking the last room
+            if held is None:
+                raise
+            return held
+        return self._reserve(draft, there, password)
+
+    def _reserve(self, draft: UploadTask, there: Destination, password: str | None) -> UploadTask:
         sealing = None
         if password is not None and draft.seal is not None:
             sealing = Sealing.new(password)
@@ -284,7 +303,7 @@ class Creating:
             key = _reserve(intake, draft.layout, sealing)
             draft = replace(draft, layout=replace(draft.layout, key=key))
             try:
-                task = self._catalog.add_task(draft, there.allowance)
+                task = self._catalog.add_task(draft, there.allowance, self._check_of(draft))
             except UpwellError:
                 store.delete(key)  # of any other failure the outcome is not known: see I2
                 raise
@@ -299,6 +318,14 @@ class Creating:
         pool = self._catalog.pool_usage(there.pool_id)
         account = self._catalog.usage(principal.account.id).values()
         policy.fit(size, allowance, pool, account)
+
+    def _check_of(self, draft: UploadTask) -> Callable[[OpenUploads], None] | None:
+        """What raises when the account may not begin this upload as well; None without limits,
+        which saves the counting."""
+        limits = self._limits.open
+        if limits == _NO_LIMITS:
+            return None
+        return partial(policy.begin, draft.layout.size, limits)
 
     def file_of(
         self,

@@ -112,11 +112,6 @@ class Events:
                 f"must be an http:// or https:// URL of at most {MAX_URL} ASCII characters, "
                 "without spaces, user name, password or fragment"
             )
-        if len(self._catalog.webhooks(account)) >= MAX_WEBHOOKS:
-            raise QuotaExceeded(
-                f"An account has at most {MAX_WEBHOOKS} webhooks; remove one first.",
-                meta={"scope": "webhooks", "quota": MAX_WEBHOOKS},
-            )
         webhook_id, secret = new_id(), secrets.token_bytes(_SECRET)
         webhook = Webhook(
             id=webhook_id,
@@ -126,7 +121,11 @@ class Events:
             wrapped_secret=self._wrap(webhook_id, secret),
             created_at=self._clock(),
         )
-        self._catalog.add_webhook(webhook)
+        if not self._catalog.add_webhook(webhook, MAX_WEBHOOKS):
+            raise QuotaExceeded(
+                f"An account has at most {MAX_WEBHOOKS} webhooks; remove one first.",
+                meta={"scope": "webhooks", "quota": MAX_WEBHOOKS},
+            )
         return webhook, _written(secret)
 
     def webhooks(self, principal: Principal) -> list[Webhook]:

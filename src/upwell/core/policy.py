@@ -11,6 +11,8 @@ from upwell.errors import (
     FileTooLarge,
     QuotaExceeded,
     ScopeMissing,
+    TooManyOpenUploads,
+    TooManyUnsentBytes,
     TypeNotAccepted,
     ValidationFailed,
 )
@@ -21,7 +23,19 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from upwell.core.ports import StoreLimits
-    from upwell.model import CloudFile, Ends, NewUpload, Policy, Pool, Principal, Usage
+    from upwell.model import (
+        CloudFile,
+        Ends,
+        NewUpload,
+        OpenLimits,
+        OpenUploads,
+        Policy,
+        Pool,
+        Principal,
+        Usage,
+    )
+
+_RETRY = 30  # seconds in which an upload in progress may have ended or got bytes
 
 
 def require(principal: Principal, scope: Scope) -> None:
@@ -152,6 +166,33 @@ def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) ->
     ):
         if more and quota is not None and used + more > quota:
             raise QuotaExceeded.of(scope, quota=quota, used=used, needed=more)
+
+
+def begin(size: int, limits: OpenLimits, held: OpenUploads) -> None:
+    """Raises TooManyOpenUploads or TooManyUnsentBytes when an account that has ``held`` in
+    progress may not begin an upload of ``size`` bytes. One upload may always be in progress,
+    however large."""
+    if limits.count is not None and held.count >= limits.count:
+        raise TooManyOpenUploads(
+            f"Your account has {held.count} uploads in progress, and may have {limits.count}. "
+            "Complete or cancel some of them first.",
+            meta={"limit": limits.count, "open_uploads": held.count},
+            retry_after=_RETRY,
+        )
+    if limits.unsent_bytes is None or not held.unsent_bytes or not size:
+        return
+    if held.unsent_bytes + size > limits.unsent_bytes:
+        raise TooManyUnsentBytes(
+            f"Your uploads in progress have reserved {held.unsent_bytes} bytes that were not sent "
+            f"yet; with this one it would be more than {limits.unsent_bytes}. Send or cancel "
+            "those first.",
+            meta={
+                "limit": limits.unsent_bytes,
+                "unsent_bytes": held.unsent_bytes,
+                "needed": size,
+            },
+            retry_after=_RETRY,
+        )
 
 
 def fit_chunk_size(size: int, wanted: int, limits: StoreLimits) -> int:

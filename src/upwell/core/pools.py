@@ -13,14 +13,14 @@ from uuid import uuid4
 from upwell.core import policy
 from upwell.core.homes import pool_not_found
 from upwell.errors import FileNotFound, NotReady, PoolInUse, ValidationFailed
-from upwell.model import DEFAULT_POOL_ID, JobKind, NewJob, Policy, Pool, Scope, Usage
+from upwell.model import DEFAULT_POOL_ID, JobKind, NewJob, OpenLimits, Policy, Pool, Scope, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from upwell.core.homes import Homes
     from upwell.core.ports import Catalog, Clock
-    from upwell.model import CloudFile, Job, Principal
+    from upwell.model import CloudFile, Job, OpenUploads, Principal
 
 NAME = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 MAX_NAME = 100
@@ -32,6 +32,7 @@ MAX_EXPIRY = timedelta(days=36525)
 
 _EVERYTHING = 2**31
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+_NO_LIMITS = OpenLimits()
 _LATEST = 10  # moves of one file that are told of
 
 
@@ -56,14 +57,22 @@ class PoolUsage:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What an account holds in all, by pool, and how much it may hold; None is no limit."""
+    """What an account holds in all, by pool, and has in progress; and how much of both it may.
+    A quota of None is no limit."""
 
     pools: list[PoolUsage]
     quota: int | None
+    open: OpenUploads
+    limits: OpenLimits
 
     @property
     def used(self) -> int:
         return sum(each.usage.total for each in self.pools)
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of ``used`` that uploads in progress hold, whether or not they were sent."""
+        return sum(each.usage.reserved_bytes for each in self.pools)
 
 
 class Registry:
@@ -103,13 +112,15 @@ class Registry:
             name=name,
             policy=_checked(new.policy),
             account_id=account_id,
-            path=None if new.path is None else self._free(new.path),
+            path=None if new.path is None else str(_real(new.path)),
             created_at=now,
             updated_at=now,
         )
+        apart = self._apart_of(pool)
         if pool.path is not None:
+            apart(self._catalog.pools())  # before anything is made there
             self._try_out(pool, may_hold_bytes=new.pool_id is not None)
-        self._catalog.add_pool(pool)
+        self._catalog.add_pool(pool, apart)  # again: another may have come first
         self._homes.renew()
         return pool
 
@@ -149,14 +160,18 @@ class Registry:
             self._homes[pool_id].store.delete(item.key)
             self._catalog.forget_garbage([item])
 
-    def _free(self, path: str) -> str:
-        """A folder's real path, when nothing else lies there: what sweeps one pool would take
-        another one's bytes for strays."""
-        real = _real(path)
-        pools = [Path(pool.path) for pool in self._catalog.pools() if pool.path is not None]
-        if any(_overlap(real, other.resolve()) for other in (*self._occupied, *pools)):
-            raise _bad("path", "must not overlap the data folder or the folder of another pool")
-        return str(real)
+    def _apart_of(self, new: Pool) -> Callable[[list[Pool]], None]:
+        """What raises ValidationFailed when a pool's folder overlaps the data folder or that of
+        another pool: what sweeps the one would take the other's bytes for strays."""
+
+        def check(pools: list[Pool]) -> None:
+            taken = [Path(pool.path) for pool in pools if pool.path is not None]
+            if new.path is not None and any(
+                _overlap(Path(new.path), other.resolve()) for other in (*self._occupied, *taken)
+            ):
+                raise _bad("path", "must not overlap the data folder or the folder of another pool")
+
+        return check
 
     def _try_out(self, pool: Pool, *, may_hold_bytes: bool) -> None:
         try:
@@ -170,7 +185,8 @@ class Registry:
 
 class Pools:
     """``roots`` are the folders in which a pool may be put over the API; ``account_quota`` is
-    what an account may hold that has no quota of its own; ``occupied`` as for ``Registry``."""
+    what an account may hold that has no quota of its own, ``open_limits`` what it may have in
+    progress; ``occupied`` as for ``Registry``."""
 
     def __init__(
         self,
@@ -181,6 +197,7 @@ class Pools:
         roots: Sequence[Path] = (),
         occupied: Sequence[Path] = (),
         account_quota: int | None = None,
+        open_limits: OpenLimits = _NO_LIMITS,
     ) -> None:
         self._catalog = catalog
         self._homes = homes
@@ -188,6 +205,7 @@ class Pools:
         self._registry = Registry(catalog, homes, clock, occupied=occupied)
         self._roots = roots
         self._account_quota = account_quota
+        self._open_limits = open_limits
 
     def visible(self, principal: Principal) -> list[Pool]:
         """The pools that the caller may use, oldest first."""
@@ -247,7 +265,9 @@ class Pools:
             if pool.id in used or policy.may_use(principal, pool)
         ]
         quota = principal.account.quota
-        return Holdings(pools, self._account_quota if quota is None else quota)
+        quota = self._account_quota if quota is None else quota
+        running = self._catalog.open_uploads(principal.account.id, self._clock())
+        return Holdings(pools, quota, running, self._open_limits)
 
     # moving files
 
@@ -266,10 +286,8 @@ class Pools:
         policy.accept_file(file, pool.policy)
         if not file.pool_id == file.blob.pool_id == pool.id:
             self._require_room(principal, file, pool)
-        for job in self._catalog.jobs(JobKind.MOVE, file_id, 0, _LATEST).items:
-            if job.argument == pool_id and job.finished_at is None:
-                return job
-        return self._catalog.add_job(NewJob(JobKind.MOVE, file_id, pool_id), self._clock())
+        wanted = NewJob(JobKind.MOVE, file_id, pool_id)
+        return self._catalog.add_job(wanted, self._clock(), once=True)
 
     def _require_room(self, principal: Principal, file: CloudFile, pool: Pool) -> None:
         """The account holds no more than before, unless other files keep the bytes."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         JobKind,
         Link,
         NewJob,
+        OpenUploads,
         Pool,
         Principal,
         TaskStatus,
@@ -114,11 +115,21 @@ class AccountRows(Protocol):
 
 
 class UploadRows(Protocol):
-    def add_task(self, task: UploadTask, allowance: Allowance) -> UploadTask:
+    def add_task(
+        self,
+        task: UploadTask,
+        allowance: Allowance,
+        check: Callable[[OpenUploads], None] | None = None,
+    ) -> UploadTask:
         """Record a task, unless one of the same account and identity is in progress: then
         that one is returned, with the newcomer's ``content_type`` and ``expired_at``, and its
         expiry slides. Raises QuotaExceeded when its bytes and what is held already are more
-        than ``allowance``; PoolNotFound when its pool was removed."""
+        than ``allowance``; PoolNotFound when its pool was removed; what ``check`` raises, which
+        is given what the account has in progress, in the same transaction."""
+        ...
+
+    def open_uploads(self, account_id: str, now: datetime) -> OpenUploads:
+        """What an account has in progress."""
         ...
 
     def task(self, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
@@ -281,7 +292,8 @@ class FileRows(Protocol):
     ) -> CloudFile | None:
         """Record that a file's bytes are those of a new ``blob``, in the pool of that one; the
         bytes it had are let go as ``delete_file`` does. None when the file is gone, or is in
-        that pool already. Raises PoolNotFound; QuotaExceeded: only ``allowance.pool`` counts."""
+        that pool already. Raises PoolNotFound; QuotaExceeded: ``allowance.account`` counts only
+        when other files keep the bytes it had."""
         ...
 
     def describe_blob(
@@ -303,8 +315,9 @@ class FileRows(Protocol):
 
 
 class PoolRows(Protocol):
-    def add_pool(self, pool: Pool) -> None:
-        """Raises PoolExists when the name is taken."""
+    def add_pool(self, pool: Pool, check: Callable[[list[Pool]], None] = lambda _: None) -> None:
+        """Raises PoolExists when the name is taken, and what ``check`` raises, which is given
+        the pools that there are, in the same transaction: it must be quick."""
         ...
 
     def pool(self, pool_id: str) -> Pool | None: ...
@@ -453,7 +466,9 @@ class EventRows(Protocol):
         """Remove a bounded number of events older than that; how many."""
         ...
 
-    def add_webhook(self, webhook: Webhook) -> None: ...
+    def add_webhook(self, webhook: Webhook, most: int) -> bool:
+        """False, and nothing recorded, when the account has ``most`` webhooks already."""
+        ...
 
     def webhooks(self, account_id: str) -> list[Webhook]:
         """Oldest first."""
@@ -475,7 +490,10 @@ class EventRows(Protocol):
 class JobRows(Protocol):
     """Work under leases: a job whose holder died is due again when its lease runs out."""
 
-    def add_job(self, job: NewJob, now: datetime) -> Job: ...
+    def add_job(self, job: NewJob, now: datetime, *, once: bool = False) -> Job:
+        """With ``once``, a job of the same kind, subject and argument that has not ended is
+        returned, and nothing recorded."""
+        ...
 
     def claim_job(
         self, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime

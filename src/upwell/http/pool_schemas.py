@@ -185,12 +185,22 @@ class PoolTotalOut(PoolUsageOut):
 class HoldingsOut(UsageOut):
     """What the caller holds, in all and by pool."""
 
+    open_uploads: int = Field(description="Uploads in progress.")
+    unsent_bytes: int = Field(
+        description="Bytes of `reserved_bytes` that the server has not received yet."
+    )
     pools: list[PoolUsageOut] = Field(description="Those that the caller may use, or did.")
 
     @classmethod
     def of(cls, holdings: Holdings) -> HoldingsOut:
         pools = [PoolUsageOut.of(each) for each in holdings.pools]
-        return cls(pools=pools, **_figures(holdings.pools))
+        running = holdings.open
+        return cls(
+            open_uploads=running.count,
+            unsent_bytes=running.unsent_bytes,
+            pools=pools,
+            **_figures(holdings.pools),
+        )
 
 
 class PoolQuotaOut(BaseModel):
@@ -199,6 +209,14 @@ class PoolQuotaOut(BaseModel):
     pool: PoolRef
     quota: int | None = Field(description=_QUOTA)
     used: int = Field(description="Bytes that the caller holds here.")
+    reserved: int = Field(description="Bytes of `used` that uploads in progress hold.")
+
+    @classmethod
+    def of(cls, held: PoolUsage) -> PoolQuotaOut:
+        usage, quota = held.usage, held.pool.policy.quota
+        return cls(
+            pool=_ref(held.pool), quota=quota, used=usage.total, reserved=usage.reserved_bytes
+        )
 
 
 class QuotaOut(BaseModel):
@@ -207,16 +225,24 @@ class QuotaOut(BaseModel):
     quota: int | None = Field(description="Bytes.")
     used: int = Field(description="Bytes.")
     available: int | None = Field(description="Bytes.")
+    reserved: int = Field(description="Bytes of `used` that uploads in progress hold.")
+    max_open_uploads: int | None = Field(description="Uploads that may be in progress at once.")
+    max_unsent_bytes: int | None = Field(
+        description="Bytes that they may have reserved and not sent; one upload may have more."
+    )
     pools: list[PoolQuotaOut] = Field(description="Those that the caller may use, or did.")
 
     @classmethod
     def of(cls, holdings: Holdings) -> QuotaOut:
-        pools = [
-            PoolQuotaOut(pool=_ref(p.pool), quota=p.pool.policy.quota, used=p.usage.total)
-            for p in holdings.pools
-        ]
-        available = _left(holdings.quota, holdings.used)
-        return cls(quota=holdings.quota, used=holdings.used, available=available, pools=pools)
+        return cls(
+            quota=holdings.quota,
+            used=holdings.used,
+            available=_left(holdings.quota, holdings.used),
+            reserved=holdings.reserved,
+            max_open_uploads=holdings.limits.count,
+            max_unsent_bytes=holdings.limits.unsent_bytes,
+            pools=[PoolQuotaOut.of(each) for each in holdings.pools],
+        )
 
 
 class MoveFile(RequestBody):

@@ -68,6 +68,8 @@ def _add_create(router: APIRouter, verbs: Verbs) -> None:
         responses=responses(
             *JSON_BODY,
             *REFUSALS,
+            e.TooManyOpenUploads,
+            e.TooManyUnsentBytes,
         ),
     )
     async def create_upload(request: Request, body: CreateUpload) -> FileExists | TaskCreated:

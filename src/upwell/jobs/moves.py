@@ -70,18 +70,20 @@ class Moves:
         hold, which its quota must allow."""
         if len(self.catalog.files_of_blob(file.blob.id)) < 2:
             return
-        accounts = {account.id: account.quota for account in self.catalog.accounts()}
-        own = accounts.get(file.account_id)
-        quota = self.account_quota if own is None else own
         held = self.catalog.usage(file.account_id).values()
         pool = self.catalog.pool_usage(target.pool.id)
-        policy.fit(file.size, Allowance(target.pool.policy.quota, quota), pool, held)
+        policy.fit(file.size, self._allowance(file, target), pool, held)
+
+    def _allowance(self, file: CloudFile, target: Home) -> Allowance:
+        accounts = {account.id: account.quota for account in self.catalog.accounts()}
+        own = accounts.get(file.account_id)
+        return Allowance(target.pool.policy.quota, self.account_quota if own is None else own)
 
     def _copy_and_record(
         self, file: CloudFile, target: Home, advance: Callable[[int], None]
     ) -> None:
         copied, moved = list[str](), None
-        allowance = Allowance(pool=target.pool.policy.quota)
+        allowance = self._allowance(file, target)
         with target.store.intake() as intake:  # until the row names the copy
             try:
                 blob = self._copy(file.blob, _Target(target, intake, copied), advance)

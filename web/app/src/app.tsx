@@ -121,6 +121,7 @@ function Usage() {
       <p class="facts">
         {bytes(limit.used)} {limit.quota === null ? "used" : `of ${bytes(limit.quota)}`}
         {limit.pool && <bdi> in “{limit.pool}”</bdi>}
+        {limit.reserved > 0 && <span>, {bytes(limit.reserved)} of it reserved by uploads</span>}
       </p>
       {share !== null && (
         <Bar share={share} label="Space used" tone={share > 0.9 ? "full" : "accent"} />

@@ -12,5 +12,9 @@ export function reason(code: unknown, meta: unknown, message: string): string {
     const left = bytes(Math.max(0, quota - used));
     return `Not enough space: it needs ${bytes(needed)}, and ${left} are left. Delete something first.`;
   }
+  const [limit, unsent] = [told["limit"], told["unsent_bytes"]].map(Number);
+  if (code === "TOO_MANY_UNSENT_BYTES" && limit && unsent) {
+    return `Too much at once: uploads in progress still have ${bytes(unsent)} to send, and at most ${bytes(limit)} may be reserved. Let them end, or cancel some.`;
+  }
   return message;
 }

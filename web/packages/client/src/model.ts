@@ -84,12 +84,17 @@ export interface Link {
 /** Bytes of content; those that several files share count once. */
 export interface Held {
   stored_bytes: number;
+  /** By uploads in progress, whether or not they were sent. */
   reserved_bytes: number;
   total_bytes: number;
   files: number;
 }
 
 export interface Usage extends Held {
+  /** Uploads in progress. */
+  open_uploads: number;
+  /** Bytes of `reserved_bytes` that were not sent yet. */
+  unsent_bytes: number;
   pools: (Held & { pool: PoolRef })[];
 }
 
@@ -98,7 +103,11 @@ export interface Quota {
   quota: number | null;
   used: number;
   available: number | null;
-  pools: { pool: PoolRef; quota: number | null; used: number }[];
+  /** Bytes of `used` that uploads in progress have reserved. */
+  reserved: number;
+  max_open_uploads: number | null;
+  max_unsent_bytes: number | null;
+  pools: { pool: PoolRef; quota: number | null; used: number; reserved: number }[];
 }
 
 /** Who is logged in. */

@@ -94,7 +94,15 @@ test("bundles and links", async () => {
 test("usage and quota", async () => {
   const usage = await client.usage();
   expect(usage.total_bytes).toBe(usage.stored_bytes + usage.reserved_bytes);
-  expect(await client.quota()).toMatchObject({ quota: null, available: null });
+  expect(usage.unsent_bytes).toBeLessThanOrEqual(usage.reserved_bytes);
+  expect(usage.open_uploads).toBeGreaterThanOrEqual(0);
+  expect(await client.quota()).toMatchObject({
+    quota: null,
+    available: null,
+    reserved: usage.reserved_bytes,
+    max_open_uploads: 200,
+    max_unsent_bytes: 32 * 2 ** 30,
+  });
 });
 
 test("a client without an address says what it needs", () => {
