@@ -115,9 +115,12 @@ def test_recursive_names_are_relative(run: Run, server: FakeServer, tmp_path: Pa
     (folder / "loop").symlink_to(folder)
     os.mkfifo(folder / "pipe")
     result = run("put", "-r", folder)
-    assert result.exit_code == 0
+    assert result.exit_code == 1, "some of several"
     assert sorted(file.name for file in server.files.values()) == ["a", "sub/b"]
-    assert "pipe is skipped" in result.stderr
+    assert "pipe is not a regular file" in result.stderr
+    assert "loop is a link to a folder" in result.stderr
+    assert "4 files: 2 uploaded" in result.stderr
+    assert "2 failed" in result.stderr
 
 
 @pytest.mark.parametrize(

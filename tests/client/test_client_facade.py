@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import subprocess
 import sys
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -31,7 +33,6 @@ from upwell.client import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CHUNK = 1000
 QUICK = Retry(5.0, backoff=Backoff(first=0.01, longest=0.05))
@@ -58,6 +59,21 @@ class Pipe(io.RawIOBase):
         return len(data)
 
 
+class OnlyRead:
+    """What many libraries hand out: an object with a ``read`` and nothing else."""
+
+    def __init__(self, content: bytes) -> None:
+        self.read = io.BytesIO(content).read
+
+
+def mapped(content: bytes) -> mmap.mmap:
+    """A mapping that stands behind its first byte."""
+    area = mmap.mmap(-1, len(content) + 1)
+    area.write(b"x" + content)
+    area.seek(1)
+    return area
+
+
 def pieces(content: bytes, size: int = 333) -> Iterator[bytes]:
     for start in range(0, len(content), size):
         yield content[start : start + size]
@@ -72,6 +88,8 @@ WAYS: dict[str, Any] = {
     "iterator": lambda content: (pieces(content), None),
     "iterator of a known size": lambda content: (pieces(content), len(content)),
     "list": lambda content: ([content], None),
+    "only read": lambda content: (OnlyRead(content), None),
+    "mmap": lambda content: (mapped(content), None),
 }
 
 
@@ -85,6 +103,52 @@ def test_whatever_holds_bytes_is_uploaded(
     file = up.upload(told, name="x.txt", size=length, chunk_size=CHUNK)
     assert (file.name, file.size, file.mime_type) == ("x.txt", size, "text/plain")
     assert server.files[file.id].content == content
+
+
+@pytest.mark.parametrize("path", ["/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_a_file_that_does_not_tell_its_size_is_read(
+    up: Client, server: FakeServer, path: str
+) -> None:
+    if not os.access(path, os.R_OK):
+        pytest.skip(f"this kernel has no {path}")
+    for check_first in (False, True):
+        up.upload(path, check_first=check_first, chunk_size=7)
+    with open(path, "rb") as file:  # noqa: PTH123 - as callers do
+        up.upload(file)
+    content = Path(path).read_bytes()
+    assert content
+    assert {each.content for each in server.files.values()} == {content}
+
+
+class NotYet(io.RawIOBase):
+    """A stream that does not wait: its second part is not there yet."""
+
+    def __init__(self, *, seekable: bool = False) -> None:
+        self._parts: list[bytes | None] = [b"first", None, b"second"]
+        self._seekable = seekable
+
+    def seekable(self) -> bool:
+        return self._seekable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return 11 if whence else offset
+
+    def tell(self) -> int:
+        return 11 if self._parts else 0
+
+    def read(self, size: int = -1) -> Any:
+        del size
+        return self._parts.pop(0) if self._parts else b""
+
+
+@pytest.mark.parametrize("size", [None, 11])
+@pytest.mark.parametrize("seekable", [False, True])
+def test_a_stream_that_does_not_wait_is_never_cut_short(
+    up: Client, server: FakeServer, size: int | None, seekable: bool
+) -> None:
+    with pytest.raises(LocalFileError, match="does not wait"):
+        up.upload(NotYet(seekable=seekable), name="n", size=size)
+    assert not server.files
 
 
 @pytest.mark.slow

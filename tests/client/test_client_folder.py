@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,7 +26,6 @@ from upwell.client.folder import BATCH_FILES, SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from upwell.client import FileResult
 
@@ -92,6 +93,38 @@ def test_one_that_cannot_be_read_does_not_keep_the_others(
     assert failed.item.name == "gone.txt"
     assert isinstance(failed.error, LocalFileError)
     assert len(stored(server)) == len(results) - 1
+
+
+def test_nothing_in_a_folder_is_left_out_silently(
+    up: Client, server: FakeServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links to folders, sockets, pipes and folders that cannot be read are named with a reason;
+    a file that does not tell its size is read."""
+    (folder / "1" / "album").symlink_to(tmp_path)
+    os.mkfifo(folder / "pipe")
+    with socket.socket(socket.AF_UNIX) as server_end:
+        monkeypatch.chdir(folder)
+        server_end.bind("socket")
+    (folder / "private").mkdir()
+    (folder / "version").symlink_to("/proc/version")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    results = list(up.upload_folder(folder))
+    failed = {each.item.name: str(each.error) for each in results if each.error}
+    assert set(failed) == {"1/album", "pipe", "socket", "private"}
+    assert "link to a folder" in failed["1/album"]
+    assert "Permission denied" in failed["private"]
+    assert "not a regular file" in failed["pipe"]
+    assert len(stored(server)) == len(results) - 4
+    assert stored(server)["version"] == Path("/proc/version").read_bytes()
+    with pytest.raises(LocalFileError, match="No such file"):
+        list(up.upload_folder(folder / "nowhere"))
 
 
 def test_one_that_the_server_refuses_does_not_keep_the_others(

@@ -21,6 +21,7 @@ from upwell.client import (
     IdentifierInvalid,
     Interrupted,
     Item,
+    LocalFileError,
     SettingsError,
     UnexpectedAnswer,
     UploadOptions,
@@ -106,7 +107,7 @@ def _put(request: PutRequest, manner: Manner, output: Output) -> ExitCode:
     settings = load_settings(manner.given)
     options = _options(request, settings.chunk_size)
     patience = parse_duration(manner.patience).total_seconds()
-    items = list(_items(request, output))
+    items = list(_items(request))
     if not items:
         output.note("There is no file to upload.")
         return ExitCode.DONE
@@ -120,7 +121,7 @@ def _put(request: PutRequest, manner: Manner, output: Output) -> ExitCode:
         progress=display.step,
         note=display.note,
     )
-    report = _Report(output, items, in_folder=any(path.is_dir() for path in request.paths))
+    report = _Report(output, items, in_folder=any(map(_is_folder, request.paths)))
     with connect(settings, patience, display.wait) as client:
         with display.live():
             report.follow(client.upload_many(items, plan))
@@ -131,7 +132,7 @@ def _were_sent(request: PutRequest, server: str, states: UploadStates | None) ->
     """Whether one of the folders was sent before: then much of it is likely to be there."""
     if states is None or request.encrypt:
         return False
-    folders = [path for path in request.paths if path.is_dir()]
+    folders = [path for path in request.paths if _is_folder(path)]
     keys = [UploadKey(server, str(p.resolve()), "", request.pool, request.bundle) for p in folders]
     known = [states.note_folder(key) for key in keys]
     return any(known)
@@ -338,17 +339,24 @@ def _options(request: PutRequest, chunk_size: int | None) -> UploadOptions:
     )
 
 
-def _items(request: PutRequest, output: Output) -> Iterator[Item]:
-    def skipped(path: Path) -> None:
-        output.note(f"{path} is skipped: it is not a regular file.")
-
+def _items(request: PutRequest) -> Iterator[Item]:
     for path in request.paths:
-        if not path.is_dir():
+        if not _is_folder(path):
             yield Item.of(path)
         elif request.recursive:
-            yield from items_in(path, skipped)
+            try:
+                yield from items_in(path)
+            except LocalFileError as error:  # does not keep the other paths
+                yield Item(path, None, 0, error)
         else:
             raise SettingsError(f"{plain(path)} is a folder; -r/--recursive uploads what is in it.")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # what is wrong with it is told when its turn comes
+        return False
 
 
 def _states(output: Output) -> UploadStates | None:

@@ -52,11 +52,15 @@ JOIN_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A file to upload; ``name`` is its name on the server, ``size`` in bytes, 0 if unknown."""
+    """A file to upload; ``name`` is its name on the server, ``size`` in bytes, 0 if unknown.
+
+    With a ``problem`` it is not tried: its result carries the problem.
+    """
 
     path: Path
     name: str | None
     size: int
+    problem: ClientError | None = None
 
     @classmethod
     def of(cls, path: Path, name: str | None = None) -> Item:
@@ -80,24 +84,44 @@ class FileResult:
     existing: bool = False
 
 
-def items_in(folder: Path, on_skip: Callable[[Path], None] = lambda _: None) -> Iterator[Item]:
-    """The files under ``folder``, in order, named by their path in it; links to folders are not
-    followed, ``on_skip`` is told of what is no regular file.
+def items_in(folder: Path) -> Iterator[Item]:
+    """The files under ``folder``, in order, named by their path in it.
+
+    Nothing is left out silently. A folder in it that cannot be read, and a link to a folder, which
+    is not followed, are items with a problem; sockets, pipes and devices fail when they are tried.
 
     Raises:
-        LocalFileError: a folder cannot be read.
+        LocalFileError: ``folder`` itself cannot be read.
     """
+    unreadable: list[OSError] = []
 
-    def unreadable(error: OSError) -> None:
-        raise LocalFileError.of(Path(str(error.filename)), error) from error
+    def note(error: OSError) -> None:
+        if error.filename == os.fspath(folder):
+            raise LocalFileError.of(folder, error) from error
+        unreadable.append(error)
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
+    for parent, folders, names in os.walk(folder, onerror=note):
+        yield from _problems(folder, unreadable)
         folders.sort()
-        for path in (Path(parent) / name for name in sorted(names)):
-            if path.exists() and not path.is_file():
-                on_skip(path)
-            else:
-                yield Item.of(path, path.relative_to(folder).as_posix())
+        paths = [Path(parent, name) for name in folders]
+        yield from (_link(folder, path) for path in paths if path.is_symlink())
+        for path in (Path(parent, name) for name in sorted(names)):
+            yield Item.of(path, path.relative_to(folder).as_posix())
+    yield from _problems(folder, unreadable)
+
+
+def _problems(folder: Path, unreadable: list[OSError]) -> Iterator[Item]:
+    """The folders that could not be read since the last call."""
+    while unreadable:
+        error = unreadable.pop(0)
+        path = Path(str(error.filename))
+        name = path.relative_to(folder).as_posix()
+        yield Item(path, name, 0, LocalFileError.of(path, error))
+
+
+def _link(folder: Path, path: Path) -> Item:
+    why = f"{path} is a link to a folder and was not followed. Upload it by its own path."
+    return Item(path, path.relative_to(folder).as_posix(), 0, LocalFileError(why))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +227,8 @@ class _Run:
         options = self.options_of(item)
         states = self._manner.states
         try:
+            if item.problem is not None:
+                raise item.problem
             done = upload_file(self._client, item.path, options, watcher=share, states=states)
         except ClientError as error:
             self._fail([item], [share], error)
@@ -270,10 +296,12 @@ class _Batch:
     def _read(self) -> Iterator[_Small]:
         for item, share in zip(self._job.items, self._job.shares, strict=True):
             try:
-                with FileSource.open(item.path) as source:
-                    content = source.content()
+                content = _content_of(item)
             except ClientError as error:
                 self._run.tell(FileResult(item, None, error), share)
+                continue
+            if content is None:
+                self._run.alone(item, share)
             else:
                 yield _Small(item, share, content, hashlib.sha256(content).hexdigest())
 
@@ -325,6 +353,14 @@ class _Batch:
             with suppress(ClientError):
                 self._run.client.delete(result.file.id)
         return ContentMismatch("The server stored something else than was sent; upload it again.")
+
+
+def _content_of(item: Item) -> bytearray | None:
+    """A small file in memory; None when it is not small after all."""
+    if item.problem is not None:
+        raise item.problem
+    with FileSource.open(item.path) as source:
+        return source.content() if source.size <= SMALL else None
 
 
 def _grouped(items: Iterable[Item], *, together: bool) -> Iterator[list[Item]]:

@@ -16,10 +16,13 @@ from upwell.client.state import Fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from typing import Self
+    from contextlib import AbstractContextManager
+    from typing import IO, Self
 
 HASH_PIECE = 1024 * 1024
 DEFAULT_NAME = "file"
+MADE_UP = 64 * 1024  # bytes that a file without blocks on a disk may claim and not have
+_SPOOLS = Path("the folder for temporary files")
 # Of a content that is no file: nothing tells whether it is the same another time, but its digest.
 _NO_FILE = (0, 0)
 
@@ -132,8 +135,17 @@ class FileSource(_Held):
             _require_regular(path, path.stat().st_mode)
             number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _require_regular(path, os.fstat(number).st_mode)
-            yield cls(path, number)
+            status = os.fstat(number)
+            _require_regular(path, status.st_mode)
+            if not _is_made_up(path, number, status):
+                yield cls(path, number)
+                return
+            with _spool() as copy:
+                for piece in _pieces_of(cast("BinaryIO", io.FileIO(number, closefd=False)), path):
+                    with local(_SPOOLS):
+                        copy.write(piece)
+                copy.flush()
+                yield cls(path, copy.fileno())
         finally:
             os.close(number)
 
@@ -162,19 +174,34 @@ class SeekableSource(_Held):
         self._file = file
         with local(Path(name)):
             self._start = file.tell()
-            self.size = file.seek(0, io.SEEK_END) - self._start
+            self.size = max(0, self._end() - self._start)
         self.fingerprint = Fingerprint(self.size, *_NO_FILE)
+
+    def is_sized(self) -> bool:
+        """Whether its end is where it says; see :func:`_is_made_up`. Leaves the file object where
+        it stood."""
+        last = min(self.size, 1)
+        with local(Path(self.name)):
+            self._file.seek(self._start + self.size - last)
+            found = _read(self._file, last + 1, self.name)
+            self._file.seek(self._start)
+        return len(found) == last
+
+    def _end(self) -> int:
+        # Not what seek returns: that of an mmap is None before Python 3.13.
+        self._file.seek(0, io.SEEK_END)
+        return self._file.tell()
 
     def _read(self, view: memoryview, offset: int) -> int:
         with local(Path(self.name)):
             self._file.seek(self._start + offset)
-            data = self._file.read(len(view))
+            data = _read(self._file, len(view), self.name)
         view[: len(data)] = data
         return len(data)
 
     def _is_unchanged(self) -> bool:
         with local(Path(self.name)):
-            return self._file.seek(0, io.SEEK_END) - self._start == self.size
+            return self._end() - self._start == self.size
 
 
 class OnceSource(_Held):
@@ -198,7 +225,7 @@ class OnceSource(_Held):
             piece = next(self._pieces, None)
             if piece is None:
                 return 0
-            self._piece = memoryview(piece)
+            self._piece = memoryview(piece).cast("B")
         count = min(len(view), len(self._piece))
         view[:count] = self._piece[:count]
         self._piece = self._piece[count:]
@@ -220,8 +247,9 @@ Content = str | os.PathLike[str] | BinaryIO | io.IOBase | bytes | bytearray
 def source_of(content: object, name: str | None, size: int | None) -> Iterator[Source]:
     """The source of a path, of bytes, of a file object, or of an iterable of bytes.
 
-    A file object is read from where it stands; it stays open. What cannot seek and whose
-    ``size`` nobody tells is first kept in a temporary file: an upload begins with its size.
+    A file object needs no more than ``read``. It is read from where it stands, and stays open.
+    Content that cannot seek and comes without its ``size`` is kept in a temporary file first,
+    because an upload begins with its size.
 
     Raises:
         LocalFileError: it cannot be read.
@@ -236,27 +264,67 @@ def source_of(content: object, name: str | None, size: int | None) -> Iterator[S
     name = name or _name_of(content)
     if hasattr(content, "read"):
         stream = cast("BinaryIO", content)
-        if stream.seekable():
-            yield SeekableSource(stream, name)
+        seekable = _seekable(stream, name)
+        if seekable is not None:
+            yield seekable
             return
-        content = _pieces_of(stream)
+        content = _pieces_of(stream, name)
     if not hasattr(content, "__iter__") or isinstance(content, dict):
         raise TypeError(f"{type(content).__name__} is no path, file object or iterable of bytes")
     pieces = cast("Iterable[bytes]", content)
     if size is not None:
         yield OnceSource(pieces, name, size)
         return
-    with tempfile.TemporaryFile(prefix="upwell-") as spool:
+    with _spool() as spool:
         for piece in pieces:
-            with local(Path(tempfile.gettempdir())):
+            with local(_SPOOLS):
                 spool.write(piece)
         spool.seek(0)
         yield SeekableSource(cast("BinaryIO", spool), name)
 
 
-def _pieces_of(stream: BinaryIO) -> Iterator[bytes]:
-    while piece := stream.read(HASH_PIECE):
-        yield piece
+def _pieces_of(stream: BinaryIO, name: object) -> Iterator[bytes]:
+    with local(Path(str(name))):
+        while piece := _read(stream, HASH_PIECE, name):
+            yield piece
+
+
+def _read(stream: BinaryIO, count: int, name: object) -> bytes:
+    """Some bytes of a stream, none at its end; :class:`LocalFileError` when it does not wait."""
+    data: bytes | None = stream.read(count)
+    if data is None:
+        raise LocalFileError(
+            f"{name} is a stream that does not wait for its bytes. Set it to blocking, and upload "
+            "it again."
+        )
+    return data
+
+
+def _seekable(stream: BinaryIO, name: str) -> SeekableSource | None:
+    """A file object that can seek and has an end, as far as that is known without reading it."""
+    told = getattr(stream, "seekable", lambda: hasattr(stream, "seek") and hasattr(stream, "tell"))
+    if not told():
+        return None
+    try:
+        source = SeekableSource(stream, name)
+        return source if source.is_sized() else None
+    except LocalFileError:  # files in /proc have no end to seek; reading tells of other problems
+        return None
+
+
+def _is_made_up(path: Path, number: int, status: os.stat_result) -> bool:
+    """Whether a file holds more or less than its status says, as the kernel's own in ``/proc`` and
+    ``/sys`` do: they have no blocks on a disk, and claim to be empty or of a page."""
+    if status.st_size and (status.st_blocks or status.st_size > MADE_UP):
+        return False
+    with local(path):
+        found = len(os.pread(number, status.st_size + 1, 0))
+        # A file that another program is writing tells its new size.
+        return found != status.st_size and os.fstat(number).st_size == status.st_size
+
+
+def _spool() -> AbstractContextManager[IO[bytes]]:
+    return tempfile.TemporaryFile(prefix="upwell-")
 
 
 def _name_of(content: object) -> str:
