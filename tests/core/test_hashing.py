@@ -41,7 +41,7 @@ class Disk:
         self.claimed = False
         self.elsewhere = False  # another process follows
         self.memo = b""
-        self.rows: dict[int, str | None] = {}  # what the catalog knows
+        self.rows: dict[int, Chunk] = {}  # what the catalog knows
 
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         if self.gate:
@@ -97,24 +97,24 @@ def follower_of(disk: Disk, digest: Digest | None = None, revision: int = 0) -> 
     def reader() -> UploadReader:
         return disk
 
-    def learn(start: int) -> dict[int, str | None]:
-        return {index: staged for index, staged in disk.rows.items() if index >= start}
+    def learn(start: int) -> dict[int, Chunk]:
+        return {index: chunk for index, chunk in disk.rows.items() if index >= start}
 
     return Follower(task_of(disk, digest, revision), reader, learn)
 
 
-def record(disk: Disk, index: int, staged: str | None = None) -> None:
+def record(disk: Disk, index: int, staged: str | None = None) -> Chunk:
     """A row; this process has not heard of it."""
-    disk.rows[index] = staged
+    disk.rows[index] = Chunk(index, N, f"etag-{index}-{staged}", staged)
+    return disk.rows[index]
 
 
 def note(
     disk: Disk, follower: Follower, index: int, revision: int = 0, staged: str | None = None
 ) -> None:
     """A row, and the note that follows it."""
-    record(disk, index, staged)
+    chunk = record(disk, index, staged)
     task = task_of(disk, revision=revision, received=len(disk.rows))
-    chunk = Chunk(index, N, f"etag-{index}-{staged}", staged)
     follower.note(task, chunk, replaced=staged is not None)
 
 
@@ -177,7 +177,7 @@ def test_only_one_thread_runs_it() -> None:
     assert not follower.claim(), "all is done"
 
 
-@pytest.mark.parametrize(("index", "again"), [(0, True), (1, True), (2, True), (3, False)])
+@pytest.mark.parametrize(("index", "again"), [(0, True), (1, True), (2, False), (3, False)])
 def test_a_replacement_before_at_and_after_the_position(index: int, again: bool) -> None:
     """Two chunks are hashed and the third is about to be."""
     data = content(4 * N)
@@ -193,7 +193,8 @@ def test_a_replacement_before_at_and_after_the_position(index: int, again: bool)
     run(follower)
     parts = [content(N, 9) if i == index else data[i * N : (i + 1) * N] for i in range(4)]
     assert follower.digests(1).result(0) == {"sha256": sha(*parts)}
-    assert disk.reads.count(0) == 1 + again
+    if disk.memo:  # where libcrypto serves
+        assert disk.reads.count(0) == 1 + again
 
 
 def test_a_replacement_of_the_chunk_that_is_just_being_hashed() -> None:
@@ -265,7 +266,8 @@ def test_what_is_learnt_from_the_catalog_never_hides_a_newer_note() -> None:
     follower = follower_of(disk)
     note(disk, follower, 1)
     note(disk, follower, 1, revision=1, staged="new")
-    disk.rows = {0: None, 1: None}
+    for index in (0, 1):
+        record(disk, index)
     future = follower.digests(1)
     run(follower)
     assert future.result(0) == {"sha256": sha(content(2 * N)[:N], content(N, 9))}
@@ -287,8 +289,12 @@ def test_another_process_goes_on_from_the_memo() -> None:
         assert disk.reads == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("how", ["flipped", "short", "empty", "other revision", "noise"])
+@pytest.mark.parametrize(
+    "how", ["flipped", "short", "empty", "replaced", "replaced before a recovery", "gap", "noise"]
+)
 def test_a_memo_that_is_no_good_costs_time_only(how: str) -> None:
+    """I4: it counts for the chunks that it was hashed from, whatever their revision is called:
+    a recovery turns that back."""
     data = content(4 * N)
     disk = Disk(data)
     one = follower_of(disk)
@@ -298,18 +304,49 @@ def test_a_memo_that_is_no_good_costs_time_only(how: str) -> None:
     memo = bytearray(disk.memo or b"\0" * 200)
     if how == "flipped":
         memo[-9] ^= 1
-    revision = 1 if how == "other revision" else 0
-    if revision:
+    revision, replaced = int(how == "replaced"), how.startswith("replaced")
+    if replaced:
         disk.bytes[0, "a"] = content(N, 7)
         record(disk, 0, "a")
+    if how == "gap":
+        del disk.rows[1]
     changed = {"short": memo[:30], "empty": b"", "noise": content(len(memo))}.get(how, memo)
     disk.memo = bytes(changed)
     two = follower_of(disk, revision=revision)
     note(disk, two, 3, revision=revision)
+    run(two)
+    if how == "gap":
+        note(disk, two, 1)
     future = two.digests(revision)
     run(two)
-    first = content(N, 7) if revision else data[:N]
+    first = content(N, 7) if replaced else data[:N]
     assert future.result(0) == {"sha256": sha(first, data[N:])}
+
+
+def test_a_chunk_that_is_replaced_while_a_memo_is_looked_at() -> None:
+    """I4: its old row was read, then it was replaced and noted, then the memo was taken over."""
+    disk = Disk(content(4 * N))
+    disk.bytes[1, "new"] = content(N, 7)
+    one, two = follower_of(disk), follower_of(disk)
+    for index in range(4):
+        note(disk, one, index)
+    run(one)
+    before = dict(disk.rows)
+
+    def learn(start: int) -> dict[int, Chunk]:
+        known = {**disk.rows, **before}
+        if before:
+            before.clear()
+            note(disk, two, 1, revision=1, staged="new")
+        return {index: chunk for index, chunk in known.items() if index >= start}
+
+    two._learn = learn
+    two.digests(0)
+    run(two)
+    future = two.digests(1)
+    run(two)
+    data = content(4 * N)
+    assert future.result(0) == {"sha256": sha(data[:N], content(N, 7), data[2 * N :])}
 
 
 def test_while_another_process_hashes_a_waiter_waits() -> None:

@@ -903,7 +903,11 @@ def _followed(upload: Upload, recent: Recent | None = None) -> str:
         digest=None, expired_at=None, layout=upload.layout, status=TaskStatus.IN_PROGRESS,
         created_at=now, updated_at=now, expires_at=now, received_count=upload.layout.count,
     )  # fmt: skip
-    follower = Follower(task, upload.reader, lambda start: dict.fromkeys(range(start, 6)), recent)
+
+    def learn(start: int) -> dict[int, Chunk]:
+        return {index: Chunk(index, CHUNK, str(index), None) for index in range(start, 6)}
+
+    follower = Follower(task, upload.reader, learn, recent)
     digests = follower.digests(0)
     assert follower.claim()
     follower.run()

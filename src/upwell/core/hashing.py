@@ -37,7 +37,7 @@ _ELSEWHERE = 0.01  # seconds between looks while another process hashes
 _SOON = 1 << 20  # bytes that are hashed in less time than another thread takes to wake
 _HELP = 8  # chunks hashed for one that arrives, so that a backlog shrinks
 _LOOK_UP = 512  # chunks read from the catalog at once
-_MEMO = struct.Struct("<QQI")  # revision, chunks hashed, CRC-32 of the states that follow
+_MEMO = struct.Struct("<Q32sI")  # chunks hashed, their ``_Etags``, CRC-32 of the states behind
 _local = threading.local()
 
 
@@ -60,20 +60,39 @@ def _buffer() -> memoryview:
     return buffer
 
 
+class _Etags:
+    """One digest of the etags of chunks, in their order: says which bytes were hashed."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def add(self, chunk: Chunk) -> None:
+        self._hash.update(f"{chunk.index} {chunk.etag}\n".encode())
+
+    def copy(self) -> _Etags:
+        copied = _Etags()
+        copied._hash = self._hash.copy()
+        return copied
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
 class Follower:
     """Hashes one upload's acknowledged chunks in order, as far as there is no gap.
 
     Several processes may follow one upload: the store's claim lets one of them hash at a
-    time, and each goes on from what the last one remembered. ``run`` is called by one thread
-    at a time; everything else by any thread. ``learn`` reads acknowledged chunks from an
-    index on; what ``recent`` has need not be read.
+    time, and each goes on from what the last one remembered, if it was hashed from the chunks
+    that are acknowledged now. ``run`` is called by one thread at a time; everything else by
+    any thread. ``learn`` reads acknowledged chunks from an index on; what ``recent`` has need
+    not be read.
     """
 
     def __init__(
         self,
         task: UploadTask,
         open_reader: Callable[[], UploadReader],
-        learn: Callable[[int], dict[int, str | None]],
+        learn: Callable[[int], dict[int, Chunk]],
         recent: Recent | None = None,
     ) -> None:
         self.layout = task.layout
@@ -92,13 +111,14 @@ class Follower:
 
     def _restart(self, revision: int) -> None:
         self.revision = revision
-        self._go_on_from(0, [running.start(name) for name in self._algorithms])
-        self._known: dict[int, str | None] = {}  # at and behind the position
+        self._go_on_from(0, [running.start(name) for name in self._algorithms], _Etags())
+        self._known: dict[int, Chunk] = {}  # at and behind the position
 
-    def _go_on_from(self, position: int, digests: list[RunningDigest]) -> None:
+    def _go_on_from(self, position: int, digests: list[RunningDigest], etags: _Etags) -> None:
         self._generation += 1
         self._position = position  # chunks hashed
         self._digests = digests
+        self._etags = etags  # of these chunks
 
     def note(self, task: UploadTask, chunk: Chunk, *, replaced: bool) -> None:
         """Learn of an acknowledged chunk; ``task`` is as it was right after."""
@@ -112,7 +132,7 @@ class Follower:
                 self._restart(task.revision)
             elif chunk.index >= self._position:
                 self.revision = task.revision
-                self._known[chunk.index] = chunk.staged
+                self._known[chunk.index] = chunk
 
     def lag(self) -> int:
         """Chunks that are known, not hashed yet, and not behind a gap; 0 when another process
@@ -182,12 +202,13 @@ class Follower:
         with self._lock:
             if self._position not in self._known and not self._look_up():
                 return False
-            index, generation = self._position, self._generation
-            staged, digests = self._known[index], self._digests
-        self._hash_chunk(reader, index, staged, digests)
+            generation, digests = self._generation, self._digests
+            chunk = self._known[self._position]
+        self._hash_chunk(reader, chunk.index, chunk.staged, digests)
         with self._lock:
             if generation == self._generation:
-                del self._known[index]
+                del self._known[chunk.index]
+                self._etags.add(chunk)
                 self._position += 1
                 self._changed.notify_all()
         return True
@@ -228,28 +249,43 @@ class Follower:
             if None in states:
                 return b""
             body = b"".join(state for state in states if state is not None)
-            head = _MEMO.pack(self.revision, self._position, zlib.crc32(body))
+            head = _MEMO.pack(self._position, self._etags.digest(), zlib.crc32(body))
             return head + body
 
     def _adopt(self, memo: bytes) -> int:
-        """Go on from a memo that is further than we are; the position."""
-        with self._lock:
-            if len(memo) > _MEMO.size:
-                revision, position, checksum = _MEMO.unpack_from(memo)
-                states = memo[_MEMO.size :]
-                whole = zlib.crc32(states) == checksum
-                if whole and revision == self.revision and position > self._position:
-                    self._take_over(position, states)
-            return self._position
+        """Go on from a memo that is further than we are, and of the chunks that the catalog
+        knows now (I4): after a recovery it may be of others. The position."""
+        if len(memo) > _MEMO.size:
+            position, told, checksum = _MEMO.unpack_from(memo)
+            states = memo[_MEMO.size :]
+            if position > self._position and zlib.crc32(states) == checksum:
+                self._take_over_if(position, told, states)
+        return self._position
 
-    def _take_over(self, position: int, states: bytes) -> None:
+    def _take_over_if(self, position: int, told: bytes, states: bytes) -> None:
+        """Go on from there when the catalog's chunks before it have the etags that were told."""
+        with self._lock:
+            began = (self._generation, self.revision)
+            at, etags = self._position, self._etags.copy()
+        known: dict[int, Chunk] = {}
+        for index in range(at, position):
+            known = known if index in known else self._learn(index)
+            if index not in known:
+                return
+            etags.add(known[index])
+        with self._lock:
+            # None of them was replaced since they were read: that changes the revision.
+            if etags.digest() == told and began == (self._generation, self.revision):
+                self._take_over(position, states, etags)
+
+    def _take_over(self, position: int, states: bytes, etags: _Etags) -> None:
         size = len(states) // len(self._algorithms)
         if not all(running.resumable(name) for name in self._algorithms):
             return
         parts = [states[at : at + size] for at in range(0, len(states), size)]
         digests = [running.start(n, s) for n, s in zip(self._algorithms, parts, strict=True)]
-        self._go_on_from(position, digests)
-        self._known = {i: staged for i, staged in self._known.items() if i >= position}
+        self._go_on_from(position, digests, etags)
+        self._known = {i: chunk for i, chunk in self._known.items() if i >= position}
 
     def pace(self, limit: int, seconds: float) -> None:
         """Wait while the hash is more than ``limit`` chunks behind what has arrived."""
@@ -369,9 +405,9 @@ class Followers:
         for task_id in [t for t, f in self._by_task.items() if f.used_at < oldest]:
             del self._by_task[task_id]
 
-    def _acknowledged(self, task_id: str, index: int) -> dict[int, str | None]:
+    def _acknowledged(self, task_id: str, index: int) -> dict[int, Chunk]:
         some = itertools.islice(self._catalog.chunks(task_id).all(index), _LOOK_UP)
-        return {chunk.index: chunk.staged for chunk in some}
+        return {chunk.index: chunk for chunk in some}
 
     def _start(self, follower: Follower) -> None:
         if follower.claim():
