@@ -39,10 +39,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "http": {"", *_OUTER},
     "protocols": _OUTER,
     "client": {""},
+    "printable": set(),
+    "log": {"printable"},
     "app": {
-        "", "config", "http", "protocols", "jobs", "stores", "catalog", "media", *_OUTER,
+        "", "config", "log", "http", "protocols", "jobs", "stores", "catalog", "media", *_OUTER,
     },
-    "cli": {"", "app", "client", "config", "core", *_VALUES},
+    "cli": {"", "app", "client", "config", "core", "printable", *_VALUES},
 }  # fmt: skip
 
 # Finer than rooms: of a room, only these modules.
@@ -70,6 +72,8 @@ MAY_USE: dict[str, set[str]] = {
     },
     "protocols": {"starlette"},
     "client": {"httpx2", "stamina"},
+    "printable": set(),
+    "log": {"structlog"},
     "app": {"fastapi", "starlette", "structlog", "uvicorn"},
     "cli": {"typer", "rich", "click", "structlog"},
 }  # fmt: skip

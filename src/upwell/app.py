@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import secrets
 import signal
-import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +41,7 @@ from upwell.jobs.recover import Recovered, Recovery
 from upwell.jobs.runner import Runner, Work
 from upwell.jobs.sweep import Retention, Sweeper
 from upwell.jobs.verify import Verifier
+from upwell.log import set_up_log
 from upwell.media.examine import Examiner, wants
 from upwell.media.sniff import sniff
 from upwell.model import DEFAULT_POOL_ID, JobKind, OpenLimits
@@ -65,27 +64,6 @@ _log = structlog.get_logger("upwell")
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-def set_up_log(log_format: str) -> None:
-    """One line an event on standard error: for people (``console``) or programs (``json``)."""
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,12 +119,6 @@ def test_a_damaged_chunk_is_sent_again(run: Run, running: Running) -> None:
     assert running.catalog.chunk_indexes(task.id) == [0, 2]
 
 
-def test_a_name_cannot_act_on_a_terminal(run: Run, running: Running) -> None:
-    made = running.core.upload(running.ann, content(10), file_name="a\x1b[2Jb")
-    running.spoil(made.blob.key, b"x")
-    assert "\x1b" not in run("verify", "--data", running.data).stdout
-
-
 def test_no_folder_and_one_that_is_being_recovered(run: Run, tmp_path: Path) -> None:
     done = run("verify", "--data", tmp_path / "nothing")
     assert (done.exit_code, done.stdout) == (1, "")

@@ -8,9 +8,11 @@ import typer
 
 from upwell.cli import commands, pool, recover, server, sharing, verify, webhook
 from upwell.cli.exits import HELP
+from upwell.cli.say import Commands, say
 
 app = typer.Typer(
     name="upwell",
+    cls=Commands,
     help="Upload files of any size over any network: resumed, verified, durable.",
     epilog=f"{HELP}. Settings: flags, then UPWELL_… variables, then the settings file.",
     no_args_is_help=True,
@@ -24,7 +26,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version  # noqa: PLC0415 - keeps `upwell --help` fast
 
-        typer.echo(f"upwell {version('upwell')}")
+        say(f"upwell {version('upwell')}")
         raise typer.Exit
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +10,9 @@ from uuid import UUID
 
 import typer
 
+from upwell.cli.say import say, say_json
 from upwell.cli.server import Config, Data, _fail, _settings
+from upwell.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -145,7 +146,7 @@ def create(  # noqa: PLR0913 - a parameter is an option
         from upwell.core.pools import NewPool  # noqa: PLC0415
         from upwell.model import Policy  # noqa: PLC0415
 
-        typer.echo(registry.create(NewPool(name, Policy(**changes), folder, known)).id)
+        say(registry.create(NewPool(name, Policy(**changes), folder, known)).id)
 
 
 @pool_app.command("list")
@@ -155,10 +156,10 @@ def list_(as_json: Json = False, data: Data = None, config: Config = None) -> No
         for pool in registry.all():
             record = _record(registry, pool)
             if as_json:
-                typer.echo(json.dumps(record))
+                say_json(record)
             else:
                 keys = ("name", "id", "files", "total_bytes", "quota", "path")
-                typer.echo("\t".join(_plain(record[key]) for key in keys))
+                say("\t".join(_plain(record[key]) for key in keys))
 
 
 @pool_app.command("show")
@@ -167,10 +168,10 @@ def show(name: Name, as_json: Json = False, data: Data = None, config: Config = 
     with _registry(data, config) as registry:
         record = _record(registry, _find(registry, name))
         if as_json:
-            typer.echo(json.dumps(record))
+            say_json(record)
         else:
             for key, value in record.items():
-                typer.echo(f"{key}\t{_plain(value)}")
+                say(f"{key}\t{_plain(value)}")
 
 
 @pool_app.command("set")
@@ -217,7 +218,7 @@ def remove(name: Name, data: Data = None, config: Config = None) -> None:
         pool = _find(registry, name)
         registry.delete(pool.id)
         if pool.path:
-            typer.echo(f"Its folder can be deleted: {_plain(pool.path)}")
+            say(f"Its folder can be deleted: {_plain(pool.path)}")
 
 
 def _changes(
@@ -297,10 +298,8 @@ def _record(registry: Registry, pool: Pool) -> dict[str, Any]:
 
 def _plain(value: Any) -> str:
     """A field for a person: text that cannot act on a terminal."""
-    from upwell.cli.show import plain  # noqa: PLC0415 - slow to load
-
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return plain(", ".join(value)) or "-"
-    return "-" if value is None else plain(value)
+        return printable(", ".join(value)) or "-"
+    return "-" if value is None else printable(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -10,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from upwell.cli.say import say, say_json
 from upwell.cli.server import Config, Data, _fail, _settings
+from upwell.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ def recover(
     except Unavailable as error:
         _fail(error.message, code=1)
     if as_json:
-        typer.echo(json.dumps(_record(found, work.moved_to), default=sorted))
+        say_json(_record(found, work.moved_to), default=sorted)
     else:
         _tell(found, work.moved_to)
     raise typer.Exit(0 if found.well else 1)
@@ -76,31 +77,28 @@ def _record(found: Any, moved_to: Path | None) -> dict[str, Any]:
 
 
 def _tell(found: Any, moved_to: Path | None) -> None:
-    from upwell.cli.show import plain  # noqa: PLC0415 - slow to load
-
     if moved_to:
-        typer.echo("The catalog was damaged: its snapshot is in its place, newer files were")
-        typer.echo(f"taken from the journal. The damaged one lies in {moved_to}.")
-    typer.echo(f"Files: {found.blobs} contents read, {found.files_restored} files brought back.")
-    typer.echo(f"Uploads in progress: {found.uploads}, closed for want of bytes: ", nl=False)
-    typer.echo(f"{found.uploads_closed}.")
-    typer.echo(f"Chunks: {found.chunks} read, {found.chunks_forgotten} to be sent again.")
+        say("The catalog was damaged: its snapshot is in its place, newer files were")
+        say(f"taken from the journal. The damaged one lies in {moved_to}.")
+    say(f"Files: {found.blobs} contents read, {found.files_restored} files brought back.")
+    closed = found.uploads_closed
+    say(f"Uploads in progress: {found.uploads}, closed for want of bytes: {closed}.")
+    say(f"Chunks: {found.chunks} read, {found.chunks_forgotten} to be sent again.")
     if found.chunks_unreadable:
-        typer.echo(
-            f"{found.chunks_unreadable} chunks could not be read and were left as they are. ",
-            nl=False,
+        say(
+            f"{found.chunks_unreadable} chunks could not be read and were left as they are. "
+            "Check the disk, then run upwell recover again."
         )
-        typer.echo("Check the disk, then run upwell recover again.")
     if found.figures_mended:
-        typer.echo(f"Figures of what accounts hold: {found.figures_mended} counted anew.")
+        say(f"Figures of what accounts hold: {found.figures_mended} counted anew.")
     for title, files in (("Damaged", found.damaged), ("Deleted", found.dropped)):
         for file in files:
             words = (title, file.id, file.name, file.account, file.problem)
-            typer.echo("\t".join(plain(word) for word in words))
+            say("\t".join(printable(word) for word in words))
     for pool in sorted(found.pools_unknown):
-        typer.echo(f"Not checked: there is no pool {pool}; make it again: upwell pool create --id")
+        say(f"Not checked: there is no pool {pool}; make it again: upwell pool create --id")
     sys.stdout.flush()
     if found.well:
-        typer.echo("All is well.")
+        say("All is well.")
     elif found.damaged:
-        typer.echo("Damaged files remain: restore their bytes, or delete them: --drop-damaged")
+        say("Damaged files remain: restore their bytes, or delete them: --drop-damaged")

@@ -31,6 +31,10 @@ def finish(output: Output, action: Callable[[], ExitCode], *, interrupted: str =
     except ClientError as error:
         output.complain(error.message, error)
         code = exit_code_of(error)
+    except UnicodeEncodeError:
+        # A shell may hand over any bytes, which Python keeps as surrogates; JSON is UTF-8.
+        output.complain("An argument is not valid UTF-8, which the server cannot take.")
+        code = ExitCode.USAGE
     raise typer.Exit(code)
 
 

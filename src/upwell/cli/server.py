@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from upwell.cli.say import say
+from upwell.printable import printable
+
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
@@ -33,7 +36,7 @@ token_app = typer.Typer(no_args_is_help=True, help="Tokens that programs log in 
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    typer.echo(f"upwell: {message}", err=True)
+    say(f"upwell: {message}", err=True)
     raise typer.Exit(code)
 
 
@@ -106,9 +109,9 @@ def serve(
             code = app.first_login(accounts)
         name, number = bound.getsockname()[:2]
         base = settings.public_url or f"http://{_url_host(name)}:{number}"
-        typer.echo(f"Upwell serves {settings.data.resolve()} at {base}")
-        typer.echo(f"Log a browser in (once, within a day): {base}/login?code={code}")
-        typer.echo("A token for programs: upwell token create --account owner")
+        say(f"Upwell serves {settings.data.resolve()} at {base}")
+        say(f"Log a browser in (once, within a day): {base}/login?code={code}")
+        say("A token for programs: upwell token create --account owner")
         sys.stdout.flush()
         raise typer.Exit(app.serve(settings, [bound]))
     finally:
@@ -149,7 +152,7 @@ def login(data: Data = None, config: Config = None) -> None:
     with _Accounts(settings) as accounts:
         code = app.first_login(accounts)
     base = settings.public_url or f"http://{_url_host(settings.host)}:{settings.port}"
-    typer.echo(f"{base}/login?code={code}")
+    say(f"{base}/login?code={code}")
 
 
 @account_app.command("create")
@@ -166,7 +169,7 @@ def account_create(
         _fail("an account's name is 1 to 64 letters, digits, dots, dashes and underscores")
     with _Accounts(_settings(data=data, config=config)) as accounts:
         try:
-            typer.echo(accounts.create(name, admin=admin).id)
+            say(accounts.create(name, admin=admin).id)
         except AccountExists as error:
             _fail(error.message, code=1)
 
@@ -180,7 +183,7 @@ def account_list(data: Data = None, config: Config = None) -> None:
     """List the accounts: name, admin or not, id."""
     with _Accounts(_settings(data=data, config=config)) as accounts:
         for each in accounts.all():
-            typer.echo(f"{each.name}\t{'admin' if each.is_admin else '-'}\t{each.id}")
+            say(f"{each.name}\t{'admin' if each.is_admin else '-'}\t{each.id}")
 
 
 @account_app.command("quota")
@@ -222,7 +225,7 @@ def token_create(
     with _Accounts(_settings(data=data, config=config)) as accounts:
         owner = _find(accounts, account)
         life = timedelta(days=expires_in_days) if expires_in_days else None
-        typer.echo(accounts.issue(owner, name, scopes=_scopes(scope), life=life))
+        say(accounts.issue(owner, name, scopes=_scopes(scope), life=life))
 
 
 def _scopes(names: list[str] | None) -> Iterator[Any]:
@@ -241,7 +244,7 @@ def token_list(account: AccountName, data: Data = None, config: Config = None) -
     with _Accounts(_settings(data=data, config=config)) as accounts:
         for each in accounts.tokens(_find(accounts, account)):
             state = "revoked" if each.revoked_at else f"until {each.expires_at or 'revoked'}"
-            typer.echo(f"{each.id}\t{each.name}\t{','.join(sorted(each.scopes))}\t{state}")
+            say(f"{each.id}\t{printable(each.name)}\t{','.join(sorted(each.scopes))}\t{state}")
 
 
 @token_app.command("revoke")

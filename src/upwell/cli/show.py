@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
-import unicodedata
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -24,8 +22,10 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
+from upwell.cli.say import harmless, json_line
 from upwell.client import ApiError, ClientError, ConnectionFailed, Wait, Watcher
 from upwell.client import Progress as Sent
+from upwell.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,11 +36,8 @@ OUT_OF_SPACE = 507
 
 
 def plain(text: object) -> str:
-    """Text that cannot act on a terminal: control and formatting characters become ``�``."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(letter)[0] == "C" else letter
-        for letter in str(text)
-    )
+    """One cell or name that cannot act on a terminal: unsafe characters are escaped."""
+    return printable(text)
 
 
 def size(count: int) -> str:
@@ -79,14 +76,14 @@ class Output:
     def result(self, record: Mapping[str, Any], line: str) -> None:
         """Something was done: ``record`` for a script, ``line`` for a person."""
         if self.json:
-            self._write(json.dumps(record))
+            self._write(json_line(record))
         elif not self.quiet:
             self._write(line)
 
     def failure(self, record: Mapping[str, Any], subject: str, error: ClientError) -> None:
         """Something failed: told on stderr, and to scripts on stdout too."""
         if self.json:
-            self._write(json.dumps(record))
+            self._write(json_line(record))
         self.complain(f"{subject}: {error.message}" if subject else error.message, error)
 
     def complain(self, message: str, error: ClientError | None = None) -> None:
@@ -113,6 +110,8 @@ class Output:
         Console(highlight=False).print(table)
 
     def _write(self, line: str) -> None:
+        """The one way to standard output; whatever the line holds, it cannot act on a terminal."""
+        line = harmless(line)
         if sys.stdout.isatty():
             # Above a progress bar on the same terminal.
             self.console.print(Text(line), soft_wrap=True)

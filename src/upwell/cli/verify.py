@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 
 from upwell.cli.recover import _bar
+from upwell.cli.say import say, say_json
 from upwell.cli.server import Config, Data, _fail, _settings
+from upwell.printable import printable
 
 
 def verify(
@@ -39,38 +40,35 @@ def verify(
     except Unavailable as error:
         _fail(error.message, code=1)
     if as_json:
-        typer.echo(json.dumps({"well": found.well, **asdict(found)}))
+        say_json({"well": found.well, **asdict(found)})
     else:
         _tell(found, repair=repair)
     raise typer.Exit(0 if found.well else 1)
 
 
 def _tell(found: Any, *, repair: bool) -> None:
-    typer.echo(f"{found.blobs} contents and {found.chunks} chunks of open uploads were read.")
+    say(f"{found.blobs} contents and {found.chunks} chunks of open uploads were read.")
     for damage in found.damaged:
-        typer.echo(_sentence(damage))
+        say(_sentence(damage))
     if found.chunks_damaged:
         done = "They are forgotten: their clients send them again." if repair else ""
-        typer.echo(f"{found.chunks_damaged} chunks of open uploads are damaged. {done}".rstrip())
+        say(f"{found.chunks_damaged} chunks of open uploads are damaged. {done}".rstrip())
     if found.chunks_unreadable:
-        typer.echo(
-            f"{found.chunks_unreadable} chunks of open uploads could not be read and were ",
-            nl=False,
+        say(
+            f"{found.chunks_unreadable} chunks of open uploads could not be read and were "
+            "left as they are. Check the disk, then run upwell verify again."
         )
-        typer.echo("left as they are. Check the disk, then run upwell verify again.")
     if found.figures_mended:
-        typer.echo(f"{found.figures_mended} figures of what accounts hold were wrong.")
+        say(f"{found.figures_mended} figures of what accounts hold were wrong.")
     if found.well:
-        typer.echo("All is well.")
+        say("All is well.")
     elif repair:
-        typer.echo("Damage remains: restore those bytes from a backup, or delete the files.")
+        say("Damage remains: restore those bytes from a backup, or delete the files.")
     else:
-        typer.echo("What can be mended, this mends: upwell verify --repair")
+        say("What can be mended, this mends: upwell verify --repair")
 
 
 def _sentence(damage: Any) -> str:
-    from upwell.cli.show import plain  # noqa: PLC0415 - slow to load
-
     end = "it has its bytes back" if damage.repaired else "its bytes are damaged"
     whose = f"{damage.name} of {damage.account} in the pool {damage.pool}"
-    return plain(f"{damage.file_id}: {whose}: {end} ({damage.problem}).")
+    return printable(f"{damage.file_id}: {whose}: {end} ({damage.problem}).")
