@@ -9,7 +9,7 @@ DATA ?= data
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help serve page test check bench constraints clean
+.PHONY: help serve page test check soak bench constraints clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ check: page web/node_modules/.package-lock.json ## Format, lint, types, and the 
 	$(BIN)/ruff check --fix .
 	$(BIN)/mypy
 	scripts/in-memory.sh $(VENV) $(BIN)/pytest -q -n 2 -m "not slow" --durations=5 --durations-min=0.5
+
+soak: page ## Cut the power and kill servers, compare with what clients know (SOAK="--cuts 100")
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 bench: $(VENV)/.installed ## Build and run the comparison with other servers on this machine
 	@bench/run.sh
