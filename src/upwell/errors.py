@@ -16,8 +16,8 @@
     │                         · LinkNotFound · WebhookNotFound · PreviewNotFound · RouteNotFound
     ├── Conflict              TaskClosed · ChunkBusy · ChunkSuperseded · ChunkConflict
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
-    ├── TooMany               TooManyGuesses · TooManyUploads · TooManyStreams
-    │                         · TooManyOpenUploads · TooManyUnsentBytes
+    ├── TooMany               TooManyGuesses · TooManyDerivations · TooManyUploads
+    │                         · TooManyStreams · TooManyOpenUploads · TooManyUnsentBytes
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
     ├── Unavailable           StorageFull · StorageFailed · NotReady · ServerBusy
@@ -263,6 +263,10 @@ class TooManyOpenUploads(TooMany):
 
 class TooManyUnsentBytes(TooMany):
     code = "TOO_MANY_UNSENT_BYTES"
+
+
+class TooManyDerivations(TooMany):
+    code = "TOO_MANY_DERIVATIONS"
 
 
 class TooLarge(UpwellError):

@@ -11,7 +11,7 @@ import pyrage
 import pytest
 
 from tests.core.world import KEY, Core, World, content, new_upload, piece, sha256
-from upwell.core import age, blobs, sealing
+from upwell.core import age, blobs, derivations, sealing
 from upwell.core.buffers import Budget
 from upwell.core.files import Form
 from upwell.core.guesses import BURST
@@ -21,9 +21,9 @@ from upwell.errors import (
     ChunksMissing,
     FileNotFound,
     HashMismatch,
-    NotReady,
     PasswordRequired,
     PasswordWrong,
+    ServerBusy,
     StorageFull,
     TooManyGuesses,
 )
@@ -459,8 +459,8 @@ def test_a_full_seal_budget_makes_senders_wait(
 def test_too_many_derivations_at_once_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sealing, "DERIVATION_WAIT", 0.01)
-    with sealing._derivations, sealing._derivations, pytest.raises(NotReady):
+    monkeypatch.setattr(derivations, "WAIT", 0.01)
+    with derivations._turns, derivations._turns, pytest.raises(ServerBusy):
         begin(world, world.me, content(10))
     assert world.all_keys() == set()
 

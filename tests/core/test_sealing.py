@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upwell.core import age, sealing
+from upwell.core import age
+from upwell.core import derivations as deriving
 from upwell.core.sealing import (
     KeyCache,
     Sealing,
@@ -19,7 +20,7 @@ from upwell.core.sealing import (
     resume_check,
     stored_layout,
 )
-from upwell.errors import NotReady, PasswordWrong, ValidationFailed
+from upwell.errors import NotReady, PasswordWrong, ServerBusy, ValidationFailed
 from upwell.model import Layout
 
 if TYPE_CHECKING:
@@ -233,28 +234,28 @@ def test_derivations_are_few_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with ThreadPoolExecutor(9) as threads:
         list(threads.map(anything, range(9)))
-    assert most == sealing.DERIVATIONS == 2
+    assert most == deriving.AT_ONCE == 2
 
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(sealing, "DERIVATION_WAIT", 0.01)
+    monkeypatch.setattr(deriving, "WAIT", 0.01)
     for _ in range(2):
-        assert sealing._derivations.acquire(timeout=1)
+        assert deriving._turns.acquire(timeout=1)
     yield
     for _ in range(2):
-        sealing._derivations.release()
+        deriving._turns.release()
 
 
 @pytest.mark.usefixtures("busy")
 def test_who_waits_too_long_is_told_when_to_come_back() -> None:
-    with pytest.raises(NotReady) as caught:
+    with pytest.raises(ServerBusy) as caught:
         Sealing.new("p")
     assert caught.value.retry_after
-    with pytest.raises(NotReady):
+    with pytest.raises(ServerBusy):
         resume_check("p", KEY, "c")
     header = age._written([age.Stanza(("scrypt", age._encode(bytes(16)), "10"), bytes(32))])
-    with pytest.raises(NotReady):
+    with pytest.raises(ServerBusy):
         Sealing.unlock(header + b" " + age._encode(bytes(32)).encode() + b"\n" + bytes(16), "p")
 
 
@@ -300,7 +301,7 @@ def test_what_was_unlocked_is_remembered_for_a_while(derivations: Derivations) -
     now += 0.1
     assert cache.unlock(made.header, "p") == made
     assert derivations.count == 2
-    assert len(cache._known) == 1
+    assert len(cache._known._known) == 1
 
 
 def test_what_is_remembered_is_for_that_password_and_that_file(derivations: Derivations) -> None:
@@ -322,7 +323,7 @@ def test_a_cache_is_bounded(derivations: Derivations) -> None:
     made = [Sealing.new("p") for _ in range(4)]
     for each in made:
         cache.unlock(each.header, "p")
-    assert len(cache._known) == 3
+    assert len(cache._known._known) == 3
     derivations.count = 0
     for each in made[1:]:
         cache.unlock(each.header, "p")
@@ -362,7 +363,7 @@ def test_who_waits_for_one_that_fails_tries_for_itself(derivations: Derivations)
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(attempt, range(4), timeout=10))
     assert (derivations.count, len(guesses)) == (4, 4)
-    assert not cache._under_way
+    assert not cache._known._under_way
 
 
 def test_a_guess_that_is_refused_derives_nothing(derivations: Derivations) -> None:

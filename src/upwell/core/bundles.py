@@ -228,12 +228,17 @@ class Bundles:
         return lambda: home_of(self._homes, pool_id).store.open(key)
 
     def _checked(self, bundle: Bundle, phc: str, asker: Asker, passcode: str) -> Bundle:
-        if self._passcodes.knows(passcode, phc):
-            return bundle
-        thing = f"bundle {bundle.id}"
-        self._guesses.count(thing, asker)
-        if not self._passcodes.is_right(passcode, phc):
+        thing, guessed = f"bundle {bundle.id}", False
+
+        def guess() -> None:
+            nonlocal guessed
+            guessed = True
+            self._guesses.count(thing, asker)
+
+        if not self._passcodes.is_right(passcode, phc, guess):
             raise PasscodeWrong("This is not the passcode of the bundle.")
+        if not guessed:
+            return bundle
         self._guesses.forgive(thing, asker)
         return self._renewed(bundle, phc, passcode) if passcodes.is_outdated(phc) else bundle
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from upwell.core import hashing, policy
+from upwell.core import derivations, hashing, policy
 from upwell.core.creating import HEAD, check_digest, sealed_of
 from upwell.core.keys import new_id
 from upwell.core.ports import NewFile
@@ -91,6 +91,8 @@ class Direct:
     ) -> list[Stored | UpwellError]:
         """Small files in one go, each stored or refused for itself."""
         policy.require(principal, Scope.WRITE)
+        if any(new.password for new, _ in given):
+            derivations.require_here()  # before the first file is stored
         batch = _Batch(principal, given, {})
         while turn := batch.next():
             admitted = defaultdict(list)

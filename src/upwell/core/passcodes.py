@@ -7,17 +7,16 @@ import hmac
 import re
 import secrets
 import threading
-import time
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from upwell.errors import NotReady
+from upwell.core import derivations
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 # The second recommended option of RFC 9106, section 4 (64 MiB, three passes), in one lane instead
 # of four. OpenSSL computes several lanes with threads that all derivations of the process share,
@@ -25,15 +24,11 @@ if TYPE_CHECKING:
 _MEMORY, _PASSES, _LANES = 64 << 10, 3, 1
 _PARAMETERS = re.compile(r"\$argon2id\$v=19\$m=\d+,t=\d+,p=(\d+)\$", re.ASCII)
 _several_lanes = threading.Lock()
-_AT_ONCE = threading.BoundedSemaphore(2)
-_WAIT = 30.0  # seconds for a turn
-_REMEMBERED = 1000
-_SECONDS = 300.0
 
 
 def hash_of(passcode: str) -> str:
-    """A salted hash in PHC form. Raises NotReady when too many are computed."""
-    with _turn():
+    """A salted hash in PHC form. Raises WrongThread, ServerBusy (``derivations.turn``)."""
+    with derivations.turn():
         kdf = Argon2id(
             salt=secrets.token_bytes(16),
             length=32,
@@ -54,27 +49,31 @@ class Passcodes:
 
     def __init__(self) -> None:
         self._key = secrets.token_bytes(32)
-        self._right: dict[bytes, float] = {}
+        self._right: derivations.Memo[bool] = derivations.Memo()
 
-    def knows(self, passcode: str, phc: str) -> bool:
-        """Whether this was found right lately."""
-        return self._right.get(self._mark(passcode, phc), 0.0) > time.monotonic()
+    def is_right(self, passcode: str, phc: str, guess: Callable[[], None]) -> bool:
+        """Whether ``phc`` is a hash of a passcode; ``guess`` is called before one that is not
+        known is tried, and may raise. Raises WrongThread, ServerBusy (``derivations.turn``)."""
 
-    def is_right(self, passcode: str, phc: str) -> bool:
-        """Raises NotReady when too many are verified."""
+        def verify() -> bool:
+            guess()
+            _verify(passcode, phc)
+            return True
+
         try:
-            # One hash of several lanes at a time: see above. One lane needs no shared thread.
-            with _turn(), _several_lanes if _lanes(phc) > 1 else nullcontext():
-                Argon2id.verify_phc_encoded(_bytes(passcode), phc)
+            return self._right.get(self._mark(passcode, phc), verify)
         except InvalidKey:
             return False
-        if len(self._right) >= _REMEMBERED:
-            self._right.clear()
-        self._right[self._mark(passcode, phc)] = time.monotonic() + _SECONDS
-        return True
 
     def _mark(self, passcode: str, phc: str) -> bytes:
         return hmac.digest(self._key, phc.encode() + b"\0" + _bytes(passcode), hashlib.sha256)
+
+
+def _verify(passcode: str, phc: str) -> None:
+    """Raises InvalidKey."""
+    # One hash of several lanes at a time: see above. One lane needs no shared thread.
+    with derivations.turn(), _several_lanes if _lanes(phc) > 1 else nullcontext():
+        Argon2id.verify_phc_encoded(_bytes(passcode), phc)
 
 
 def _lanes(phc: str) -> int:
@@ -84,14 +83,3 @@ def _lanes(phc: str) -> int:
 
 def _bytes(passcode: str) -> bytes:
     return passcode.encode("utf-8", "surrogatepass")
-
-
-@contextmanager
-def _turn() -> Iterator[None]:
-    """Each takes 64 MiB: a few at once are enough."""
-    if not _AT_ONCE.acquire(timeout=_WAIT):
-        raise NotReady("Too many passcodes are being verified; try again.", retry_after=5)
-    try:
-        yield
-    finally:
-        _AT_ONCE.release()

@@ -14,28 +14,21 @@ from __future__ import annotations
 import errno
 import hmac
 import secrets
-import threading
 import time
-from collections import OrderedDict
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
-from upwell.core import age
-from upwell.errors import NotReady, PasswordWrong, ValidationFailed
+from upwell.core import age, derivations
+from upwell.errors import PasswordWrong, ValidationFailed
 from upwell.model import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-DERIVATIONS = 2  # scrypt at once: each takes 64 MiB and a core
-DERIVATION_WAIT = 30.0  # seconds
 _NONCE = 12  # bytes (RFC 8439)
-
-_derivations = threading.BoundedSemaphore(DERIVATIONS)
 
 
 # sizes
@@ -76,11 +69,11 @@ class Sealing:
     def new(cls, password: str) -> Sealing:
         """Fresh keys that ``password`` opens. Takes 0.15 s.
 
-        Raises NotReady when too many passwords are worked on; ValidationFailed.
+        Raises WrongThread, ServerBusy (``derivations.turn``); ValidationFailed.
         """
         secret = _encoded(password)
         file_key = secrets.token_bytes(age.FILE_KEY)
-        with _derivation():
+        with derivations.turn():
             header = age.make_header(file_key, secret, secrets.token_bytes(age.SALT), age.LOG_N)
         return cls(header + secrets.token_bytes(age.NONCE), file_key)
 
@@ -88,13 +81,13 @@ class Sealing:
     def unlock(cls, data: bytes, password: str) -> Sealing:
         """Of a file that begins with ``data``; 1 KiB is enough. Takes 0.15 s.
 
-        Raises PasswordWrong; NotReady when too many passwords are worked on; OSError when
-        this is no head of a file of ours.
+        Raises PasswordWrong; WrongThread, ServerBusy (``derivations.turn``); OSError when this is
+        no head of a file of ours.
         """
         try:
             head = head_of(data)
             secret = _encoded(password)
-            with _derivation():
+            with derivations.turn():
                 file_key, _ = age.open_header(head, secret)
         except ValidationFailed:
             raise PasswordWrong("No file is encrypted with such a password; check it.") from None
@@ -138,11 +131,11 @@ def head_of(data: bytes) -> bytes:
 def resume_check(password: str, server_key: bytes, context: str) -> str:
     """The same for the same three, in hex; tells nothing of the password without the key.
 
-    As slow as the password's own derivation. Raises NotReady, ValidationFailed.
+    As slow as the password's own derivation. Raises WrongThread, ServerBusy, ValidationFailed.
     """
     secret = _encoded(password)
     salt = hmac.digest(server_key, b"upwell resume\0" + context.encode(), "sha256")[: age.SALT]
-    with _derivation():
+    with derivations.turn():
         stretched = age.stretch(secret, salt, age.LOG_N)
     return age.hkdf(stretched, b"upwell resume").hex()
 
@@ -163,17 +156,6 @@ def _bound(context: str, header: bytes) -> bytes:
     return b"upwell file key\0" + len(encoded).to_bytes(8, "big") + encoded + header
 
 
-@contextmanager
-def _derivation() -> Iterator[None]:
-    """The right to work on one password. Raises NotReady."""
-    if not _derivations.acquire(timeout=DERIVATION_WAIT):
-        raise NotReady("Too many passwords are being checked; try again.", retry_after=5)
-    try:
-        yield
-    finally:
-        _derivations.release()
-
-
 class KeyCache:
     """Remembers what passwords have opened, for a short while: a range of a file costs no
     derivation then. Knows neither passwords nor heads, but holds file keys. Thread-safe."""
@@ -184,58 +166,28 @@ class KeyCache:
         most: int = 1000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._seconds = seconds
-        self._most = most
-        self._clock = clock
         self._secret = secrets.token_bytes(32)
-        self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, tuple[float, Sealing]] = OrderedDict()  # oldest first
-        self._under_way: dict[bytes, threading.Event] = {}
+        self._known: derivations.Memo[Sealing] = derivations.Memo(seconds, most, clock)
 
     def unlock(
         self, data: bytes, password: str, guess: Callable[[], None] = lambda: None
     ) -> Sealing:
         """As ``Sealing.unlock``; ``guess`` is called before a password is tried, and may raise.
-        Who asks for the same at the same time waits for the first."""
+        Concurrent callers with the same head and password share one derivation."""
         try:
-            name = self._name(head_of(data), password)
+            head = head_of(data)
         except age.Malformed:
             return Sealing.unlock(data, password)  # and its error
-        while isinstance(found := self._look_up(name), threading.Event):
-            found.wait(DERIVATION_WAIT)
-        if found:
-            return found
-        try:
+
+        def derive() -> Sealing:
             guess()
-            sealing = Sealing.unlock(data, password)
-            self._remember(name, sealing)
-        finally:
-            with self._lock:
-                self._under_way.pop(name).set()
-        return sealing
+            return Sealing.unlock(data, password)
+
+        return self._known.get(self._name(head, password), derive)
 
     def _name(self, head: bytes, password: str) -> bytes:
         named = head + password.encode("utf-8", "surrogatepass")  # a head tells its own length
         return hmac.digest(self._secret, named, "sha256")
-
-    def _look_up(self, name: bytes) -> Sealing | threading.Event | None:
-        """What is known, or what to wait for; None, and the caller is to find out."""
-        now = self._clock()
-        with self._lock:
-            while self._known and next(iter(self._known.values()))[0] <= now:
-                self._known.popitem(last=False)
-            if name in self._known:
-                return self._known[name][1]
-            if name in self._under_way:
-                return self._under_way[name]
-            self._under_way[name] = threading.Event()
-            return None
-
-    def _remember(self, name: bytes, sealing: Sealing) -> None:
-        with self._lock:
-            self._known[name] = (self._clock() + self._seconds, sealing)
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
 
 
 def seal_whole(sealing: Sealing, data: bytes) -> bytearray:

@@ -16,7 +16,7 @@ from upwell.core.media_types import true_type
 from upwell.http import render
 from upwell.http.downloads import FileResponse, form_of, safe_type
 from upwell.http.forms import form_field
-from upwell.http.guard import PASSCODE_COOKIE, in_thread, session_of
+from upwell.http.guard import PASSCODE_COOKIE, ask, in_thread, session_of
 from upwell.http.refusals import refusal_page
 from upwell.http.streams import zip_response
 
@@ -83,7 +83,7 @@ def _add_bundle(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> Non
         try:
             passcode = await form_field(request, "passcode")
             asker = Asker(None, _address(request), passcode=passcode or None)
-            bundle = await in_thread(lambda: verbs.bundles.open(slug, asker))
+            bundle = await ask(asker, lambda: verbs.bundles.open(slug, asker))
         except e.UpwellError as error:
             return refusal_page(error, request)
         path = _path_of(bundle)
@@ -115,7 +115,7 @@ def _add_contents(router: APIRouter, verbs: Verbs) -> None:
             )
             return FileResponse(opened, request.headers, download=wanted.save)
 
-        return await _or_page(request, in_thread(read))
+        return await _or_page(request, ask(asker, read))
 
     @router.api_route("/b/{slug}/files/{file_id}", methods=["GET", "HEAD"])
     async def page_file(

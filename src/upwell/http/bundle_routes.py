@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from upwell import errors as e
 from upwell.core.files import Form
 from upwell.http.downloads import FileResponse, form_of
-from upwell.http.errors import CHANGES, JSON_BODY, described_headers, responses
+from upwell.http.errors import CHANGES, DERIVING, JSON_BODY, described_headers, responses
 from upwell.http.file_routes import (
     Base64Password,
     Download,
@@ -22,7 +22,7 @@ from upwell.http.file_routes import (
     password_of,
 )
 from upwell.http.forms import form_field
-from upwell.http.guard import asker_of, call, in_thread
+from upwell.http.guard import ask, asker_of, call
 from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import CloudFileOut
 from upwell.http.sharing_schemas import (
@@ -52,7 +52,13 @@ PasscodeHeader = Annotated[
     str | None, Header(alias="X-Bundle-Passcode", description="The same as a header.")
 ]
 PublicTake = Annotated[int, Query(ge=1, le=1000, description="Files to answer.")]
-_OPENING = (e.BundleNotFound, e.PasscodeRequired, e.PasscodeWrong, e.TooManyGuesses)
+_OPENING = (
+    e.BundleNotFound,
+    e.PasscodeRequired,
+    e.PasscodeWrong,
+    e.TooManyGuesses,
+    *DERIVING,
+)
 _SECRET = {"Cache-Control": "no-store"}
 _ZIP = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
 _ZIP_HEADERS = {
@@ -92,7 +98,7 @@ def _add_bundles(router: APIRouter, verbs: Verbs, public_url: str | None) -> Non
         "/api/bundles",
         summary="Make a bundle",
         status_code=201,
-        responses=responses(*JSON_BODY, e.SlugTaken),
+        responses=responses(*JSON_BODY, e.SlugTaken, *DERIVING),
     )
     async def create_bundle(request: Request, body: CreateBundle) -> BundleOut:
         new, base = body.command(), base_of(request, public_url)
@@ -144,7 +150,7 @@ def _add_changes(router: APIRouter, verbs: Verbs, public_url: str | None) -> Non
     @router.patch(
         "/api/bundles/{bundle_id}",
         summary="Change a bundle",
-        responses=responses(*JSON_BODY, e.BundleNotFound, e.SlugTaken),
+        responses=responses(*JSON_BODY, e.BundleNotFound, e.SlugTaken, *DERIVING),
     )
     async def change_bundle(request: Request, bundle_id: BundleId, body: ChangeBundle) -> BundleOut:
         """No file in it outlives a new `expired_at`. With another passcode, who gave the old
@@ -219,7 +225,7 @@ def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None
             page = verbs.bundles.public_files(bundle, offset, take)
             return bundle, page.items, page.total
 
-        bundle, files, total = await in_thread(read)
+        bundle, files, total = await ask(asker, read)
         response.headers["X-Total"] = str(total)
         response.headers.update(_SECRET)
         return PublicBundleOut.of(bundle, files, total, base_of(request, public_url))
@@ -316,8 +322,9 @@ def _add_linked(router: APIRouter, verbs: Verbs) -> None:
         form = form_of(thumbnail=thumbnail, preview=preview)
         asker, secret = asker_of(request), password_of(password, password_base64)
         try:
-            opened, take = await in_thread(
-                lambda: verbs.files.open_linked(link_id, signature, asker, form, secret)
+            opened, take = await ask(
+                asker,
+                lambda: verbs.files.open_linked(link_id, signature, asker, form, secret),
             )
         except e.UpwellError as error:
             if not wants_page(request):
@@ -343,10 +350,11 @@ def _add_linked(router: APIRouter, verbs: Verbs) -> None:
         """For the form that a person gets in place of an encrypted file."""
         try:
             secret, asker = await form_field(request, "password"), asker_of(request)
-            opened, take = await in_thread(
+            opened, take = await ask(
+                asker,
                 lambda: verbs.files.open_linked(
                     link_id, signature, asker, Form.CONTENT, secret or None
-                )
+                ),
             )
         except e.UpwellError as error:
             return refusal_page(error, request)

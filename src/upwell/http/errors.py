@@ -103,6 +103,7 @@ FORM_BODY = (
     e.WrongMediaType,
 )
 IN_MEMORY = (e.BodyTooLarge, e.TooManyUploads, e.ServerBusy)
+DERIVING = (e.TooManyDerivations, e.ServerBusy)
 REFUSALS = (
     e.EncryptionNotAllowed,
     e.TypeNotAccepted,
@@ -110,6 +111,7 @@ REFUSALS = (
     e.BundleNotFound,
     e.FileTooLarge,
     e.QuotaExceeded,
+    *DERIVING,
 )
 _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "The scheme to use."},

@@ -10,9 +10,9 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from upwell import errors as e
 from upwell.core.files import Form
 from upwell.http.downloads import FileResponse, form_of
-from upwell.http.errors import CHANGES, FORM_BODY, JSON_BODY, described_headers, responses
+from upwell.http.errors import CHANGES, DERIVING, FORM_BODY, JSON_BODY, described_headers, responses
 from upwell.http.forms import FORM_TYPE, form_field
-from upwell.http.guard import asker_of, call, in_thread
+from upwell.http.guard import ask, asker_of, call
 from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import (
     BatchDelete,
@@ -137,7 +137,7 @@ def _add_content(router: APIRouter, verbs: Verbs) -> None:
         del passcode, bundle_passcode  # the asker's
         form = form_of(thumbnail=thumbnail, preview=preview, raw=raw)
         asker, secret = asker_of(request), password_of(password, password_base64)
-        opened = await in_thread(lambda: verbs.files.open(asker, file_id, form, secret))
+        opened = await ask(asker, lambda: verbs.files.open(asker, file_id, form, secret))
         return FileResponse(opened, request.headers, download=download)
 
     for method, name in (("GET", "download_file"), ("HEAD", "head_file")):
@@ -165,8 +165,8 @@ def _add_unlocking(router: APIRouter, verbs: Verbs) -> None:
         is in no address. Where a page is accepted, a refusal is one that asks again."""
         try:
             password, asker = await form_field(request, "password"), asker_of(request)
-            opened = await in_thread(
-                lambda: verbs.files.open(asker, file_id, Form.CONTENT, password or None)
+            opened = await ask(
+                asker, lambda: verbs.files.open(asker, file_id, Form.CONTENT, password or None)
             )
         except e.UpwellError as error:
             if not wants_page(request):
@@ -184,6 +184,7 @@ def content_responses(*raised: type[e.UpwellError]) -> dict[int | str, dict[str,
         e.PasswordRequired,
         e.PasswordWrong,
         e.TooManyGuesses,
+        *DERIVING,
         e.PreviewNotFound,
         *raised,
     )

@@ -20,6 +20,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
+from upwell.core import derivations
 from upwell.core.guesses import Asker
 from upwell.errors import (
     AuthRequired,
@@ -59,14 +60,20 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _log = structlog.get_logger("upwell.http")
 _verb_threads = ThreadPoolExecutor(
-    max(32, 8 * (os.cpu_count() or 1)), thread_name_prefix="upwell-verb"
+    max(32, 8 * (os.cpu_count() or 1)),
+    thread_name_prefix="upwell-verb",
+    initializer=derivations.keep_free,
 )
+_derivers = derivations.Derivers()
 
 
 async def in_thread(work: Callable[[], T]) -> T:
     """Run a blocking verb of the core away from the loop. When cancelled, it still waits for
     the thread: nobody may close what a thread is using."""
-    running = asyncio.get_running_loop().run_in_executor(_verb_threads, work)
+    return await _finished(asyncio.get_running_loop().run_in_executor(_verb_threads, work))
+
+
+async def _finished(running: asyncio.Future[T]) -> T:
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
@@ -74,10 +81,22 @@ async def in_thread(work: Callable[[], T]) -> T:
         raise
 
 
+async def ask(asker: Asker, verb: Callable[[], T]) -> T:
+    """Run a verb that may turn out to need a key derivation. It waits for that in another thread
+    than ``in_thread``'s, so that no other request waits too.
+
+    Raises TooManyDerivations, ServerBusy.
+    """
+    try:
+        return await in_thread(verb)
+    except derivations.WrongThread:
+        return await _finished(asyncio.wrap_future(_derivers.submit(asker.who, verb)))
+
+
 async def call(request: Request, verb: Callable[[Principal], T]) -> T:
     """Run a verb for the caller, who the guard has made sure of."""
     principal = caller_of(request)
-    return await in_thread(lambda: verb(principal))
+    return await ask(Asker(principal), lambda: verb(principal))
 
 
 def caller_of(request: Request) -> Principal:

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 
 from upwell.core.files import OpenFile
 from upwell.http.downloads import FileResponse, etag_of
-from upwell.http.guard import in_thread
+from upwell.http.guard import ask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ async def zip_response(verbs: Verbs, request: Request, slug: str, asker: Asker) 
         archive = verbs.bundles.archive(bundle)
         return ZipResponse(f"{bundle.name}.zip", archive, request.headers, bundle.updated_at)
 
-    return await in_thread(make)
+    return await ask(asker, make)
 
 
 def _strict(headers: Headers, etag: str) -> Headers:
