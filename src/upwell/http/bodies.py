@@ -26,9 +26,11 @@ from upwell.errors import (
     NotReady,
     WrongMediaType,
 )
+from upwell.http.channels import BodyChannel, Start
 from upwell.http.guard import in_thread
 from upwell.http.parts import disposition_of, part_disposition
-from upwell.http.server import BUFFER_SIZE, BodyChannel, ConnectionGone, Start, stopping
+from upwell.http.server import stopping
+from upwell.http.sockets import BUFFER_SIZE, ConnectionGone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -17,10 +17,11 @@ from upwell.http.bodies import (
     pieces,
     truncated,
 )
+from upwell.http.channels import BodyChannel, Start
 from upwell.http.guard import caller_of
 from upwell.http.memory import STEP, UploadMemory
 from upwell.http.parts import file_type, part_disposition
-from upwell.http.server import BodyChannel, ConnectionGone, Start
+from upwell.http.sockets import ConnectionGone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,24 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import fcntl
 import json
 import os
-import re
-import select
 import socket
-import struct
-import termios
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import httptools
 import structlog
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from upwell.http.channels import BodyChannel
+from upwell.http.heads import fault_of
+from upwell.http.sockets import TICK, Borrowed, ConnectionGone, in_body_thread, until_ready
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -42,24 +38,13 @@ if TYPE_CHECKING:
 
     Send = Callable[[Any], Awaitable[None]]
 
-T = TypeVar("T")
-
-BUFFER_SIZE = 512 << 10
 HEAD_TIMEOUT = 20.0  # seconds from a connection's or a request's first byte to its whole head
 HEAD_LIMIT = 64 << 10  # bytes
 DISCARD_TIMEOUT = 30.0  # seconds in which a refused body may still flow in, to be dropped
 STALL_TIMEOUT = 60.0  # seconds in which a downloading client must take something
-TICK = 1.0  # seconds between looks at a body whose bytes do not come
-_PATIENCE_MS = 20  # how long a worker thread waits for bytes before it serves somebody else
-_SLICE = 0.5  # seconds after which a worker thread serves somebody else anyway
-_LOW_WATER = 256 << 10  # bytes worth waking a thread for
 
-_BODY_THREADS = max(8, 4 * (os.cpu_count() or 1))
 stopping = threading.Event()  # the server is going down: whoever streams should end
-_UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
 _log = structlog.get_logger("upwell.http")
-_threads = ThreadPoolExecutor(_BODY_THREADS, thread_name_prefix="upwell-body")
-_local = threading.local()
 
 
 def tune_allocator() -> None:
@@ -71,277 +56,20 @@ def tune_allocator() -> None:
         libc.mallopt(-1, 64 << 20)  # M_TRIM_THRESHOLD
 
 
-def _without_upgrade(data: bytes) -> bytes:
-    """A head whose ``Upgrade`` is renamed. We may ignore it (RFC 9110 §7.8), and must: the
-    parser takes what follows it for another protocol, not for the request's body. Java's
-    client offers h2c with every request."""
-    head, end, rest = data.partition(b"\r\n\r\n")
-    return _UPGRADE.sub(b"\r\nX-Grade:", head) + end + rest
+class _Refused(Exception):
+    """Ends the parsing of a request that gets no further than its head."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.answer = (status, code, message)
 
 
-def _buffer() -> memoryview:
-    """This worker thread's buffer; memory is bounded by the number of threads."""
-    if not hasattr(_local, "buffer"):
-        _local.buffer = memoryview(bytearray(BUFFER_SIZE))
-    buffer: memoryview = _local.buffer
-    return buffer
-
-
-class ConnectionGone(Exception):
-    """The peer closed its side before the body was whole."""
-
-
-class _Borrowed:
-    """The connection's socket, for use in a thread: a descriptor of our own, so that the
-    loop may close the connection meanwhile."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        fd = transport.get_extra_info("socket").fileno()
-        self.socket = socket.socket(fileno=os.dup(fd))
-        self.socket.setblocking(False)
-
-    def receive(
-        self, take: Callable[[memoryview], None], left: int, room: Callable[[], int]
-    ) -> int:
-        """Hand up to ``left`` bytes to ``take`` while they come quickly and there is ``room``
-        for them; how many came. Raises ConnectionGone."""
-        poller = select.poll()
-        poller.register(self.socket, select.POLLIN)
-        buffer, got, until = _buffer(), 0, time.monotonic() + _SLICE
-        while left > got and time.monotonic() < until:
-            want = min(left - got, BUFFER_SIZE, room())
-            filled = self._fill(buffer[:want], poller)
-            if not filled:
-                break
-            take(buffer[:filled])
-            got += filled
-        return got
-
-    def _fill(self, buffer: memoryview, poller: select.poll) -> int:
-        """Fill the buffer as far as bytes come quickly: few large writes, not many small."""
-        filled = 0
-        while filled < len(buffer):
-            try:
-                count = self.socket.recv_into(buffer[filled:])
-            except BlockingIOError:
-                self.wake_at(len(buffer) - filled)
-                if not poller.poll(_PATIENCE_MS):
-                    break
-                continue
-            except OSError as error:
-                raise ConnectionGone from error
-            if count == 0:
-                raise ConnectionGone
-            filled += count
-        return filled
-
-    def wake_at(self, count: int) -> None:
-        """Report readable only from ``count`` bytes on (SO_RCVLOWAT, socket(7))."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
-
-    def waiting(self) -> int:
-        """Bytes received by the kernel and not read yet."""
-        answer = fcntl.ioctl(self.socket, termios.FIONREAD, b"\0" * 4)
-        return int(struct.unpack("i", answer)[0])
-
-    def send_file(self, fd: int, offset: int, count: int) -> int:
-        """Send while the peer takes it quickly; bytes sent."""
-        poller = select.poll()
-        poller.register(self.socket, select.POLLOUT)
-        sent, until = 0, time.monotonic() + _SLICE
-        while sent < count and time.monotonic() < until:
-            try:
-                step = os.sendfile(self.socket.fileno(), fd, offset + sent, count - sent)
-            except BlockingIOError:
-                if not poller.poll(_PATIENCE_MS):
-                    break
-                continue
-            if step == 0:
-                raise ConnectionGone  # the file is shorter than its row says
-            sent += step
-        return sent
-
-    def close(self) -> None:
-        self.wake_at(1)
-        self.socket.close()
-
-
-async def _in_thread(work: Callable[[], T], stop: Callable[[], None]) -> T:
-    """Run ``work`` in a body thread. When cancelled, ``stop`` makes it end early, and this
-    still waits for it: nobody may touch what it uses before it is done."""
-    running = asyncio.get_running_loop().run_in_executor(_threads, work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop()
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()
-        raise
-
-
-async def _until_ready(borrowed: _Borrowed, *, write: bool, seconds: float) -> bool:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    fd = borrowed.socket.fileno()
-    add, remove = (
-        (loop.add_writer, loop.remove_writer) if write else (loop.add_reader, loop.remove_reader)
-    )
-    add(fd, ready.set)
-    try:
-        await asyncio.wait_for(ready.wait(), seconds)
-    except TimeoutError:
-        return False
-    finally:
-        remove(fd)
-    return True
-
-
-class Start(Enum):
-    """Whether the far end of a channel takes the body."""
-
-    NOW = auto()
-    LATER = auto()
-    OTHERWISE = auto()
-
-
-class End(Protocol):
-    """Where a channel's body goes. ``begin`` and ``take`` block; one thread calls at a time."""
-
-    def begin(self) -> Start: ...
-
-    def room(self) -> int:
-        """How many bytes it can take now; 0 calls for ``later``."""
-        ...
-
-    def take(self, data: memoryview) -> None: ...
-
-
-class _Transfer:
-    """The part of a channel's work that is done in worker threads."""
-
-    def __init__(self, channel: BodyChannel, borrowed: _Borrowed | None, end: End) -> None:
-        self._channel = channel
-        self._borrowed = borrowed
-        self.end = end
-        self.total = channel.remaining
-        self.start: Start | None = None
-        self.got = 0
-
-    def first(self) -> Start:
-        """Ask the end; if it is willing, go on at once with what has come."""
-        self.start = self.end.begin()
-        if self.start is Start.NOW:
-            self.end.take(memoryview(self._channel.take_buffered()))
-            if not self._channel.asked_for_100:
-                self.more()
-        return self.start
-
-    def more(self) -> None:
-        if self._borrowed:
-            left, end = self._channel.remaining, self.end
-            self.got = self._borrowed.receive(self._take, left, end.room)
-
-    def stop(self) -> None:
-        if self._borrowed:
-            with suppress(OSError):
-                self._borrowed.socket.shutdown(socket.SHUT_RD)
-
-    def _take(self, data: memoryview) -> None:
-        self._channel.remaining -= len(data)
-        self.end.take(data)
-
-
-class BodyChannel:
-    """What the extension ``upwell.body`` offers for one request.
-
-    ``buffered`` is what the loop had read of the body before the application ran (it reads
-    no further by itself); ``remaining`` how many bytes are still to come. Either
-    this object's ``receive`` or the ordinary
-    ASGI one may be used for a request, not both.
-    """
-
-    def __init__(self, protocol: UpwellProtocol, cycle: RequestResponseCycle, length: int) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
-        if cycle.more_body:
-            protocol.flow.pause_reading()
-        self.asked_for_100 = cycle.waiting_for_100_continue
-        self.remaining = length - len(cycle.body)
-
-    @property
-    def buffered(self) -> bytearray:
-        """What the loop had read of the body, until it is taken."""
-        return self._cycle.body
-
-    def take_buffered(self) -> bytearray:
-        """What the loop had read, once. Request objects refer to each other and stay until
-        the next garbage collection; this memory must not (I7)."""
-        buffered, self._cycle.body = self._cycle.body, bytearray()
-        return buffered
-
-    async def receive(
-        self,
-        end: End,
-        tick: Callable[[int], None],
-        later: Callable[[], Awaitable[None]],
-    ) -> bool:
-        """Hand the whole body to ``end.take``, in a thread, in order, after ``end.begin``.
-
-        True when all of it was taken; False, and nothing read, when ``begin`` said
-        ``OTHERWISE``. ``later`` is awaited before ``begin`` is asked again after ``LATER``, and
-        while ``room`` is 0.
-        ``tick`` is called about once a second, in the loop, with the bytes that have reached
-        this machine so far. What one of them raises ends the transfer; then the rest of the
-        body is discarded and the connection stays usable. Raises ConnectionGone when the
-        peer closes before the end.
-        """
-        borrowed = self._protocol.lend() if self.remaining else None
-        transfer = _Transfer(self, borrowed, end)
-        try:
-            start = await _in_thread(transfer.first, transfer.stop)
-            while start is Start.LATER:
-                await later()
-                start = await _in_thread(transfer.first, transfer.stop)
-            if start is Start.NOW and borrowed:
-                self._protocol.continue_100(self._cycle)
-                await self._receive_rest(transfer, borrowed, tick, later)
-        except ConnectionGone:
-            self._cycle.keep_alive = False
-            raise
-        finally:
-            if borrowed:
-                borrowed.close()
-                if transfer.start is not Start.OTHERWISE:
-                    self._protocol.take_back(self._cycle, self.remaining)
-        return start is Start.NOW
-
-    async def _receive_rest(
-        self,
-        transfer: _Transfer,
-        borrowed: _Borrowed,
-        tick: Callable[[int], None],
-        later: Callable[[], Awaitable[None]],
-    ) -> None:
-        next_tick = time.monotonic() + TICK
-        while self.remaining:
-            if not transfer.end.room():
-                await later()
-            elif not transfer.got:
-                borrowed.wake_at(min(self.remaining, _LOW_WATER))
-                await _until_ready(borrowed, write=False, seconds=TICK)
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK
-                tick(transfer.total - self.remaining + borrowed.waiting())
-            await _in_thread(transfer.more, transfer.stop)
-
-    def abandon(self) -> None:
-        """The rest is not worth waiting for: close the connection after the answer."""
-        self._cycle.keep_alive = False
-
-
-class _HeadTooLarge(Exception):
-    """Ends the parsing of a head."""
+_MALFORMED = (
+    400,
+    "MALFORMED_REQUEST",
+    "This is not a valid HTTP/1.1 request. Check the client or the proxy.",
+)
+_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The headers are too large. Send fewer or shorter ones.")
 
 
 class UpwellProtocol(HttpToolsProtocol):
@@ -349,16 +77,19 @@ class UpwellProtocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _discard_timer: asyncio.TimerHandle | None = None
-    _in_head = _in_body = False
+    _in_head = False
+    _upgrading = False  # the head just parsed offers an upgrade and is going to be parsed again
+    _serving: Any = None  # the cycle of the request whose answer is being made, or was the last
     _refusal: tuple[int, str, str] | None = None  # of what came behind a request under way
-    _head_size = 0  # bytes read of a head that is not whole yet
-    _fields_size = 0  # bytes of its fields that are
+    _loose = 0  # bytes since the last that belong to a head, or to a body's content
+    _fields_size = 0  # bytes of the fields of a head, or of a trailer
     _skip = 0  # bytes of a body that nobody wants, still to come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if hasattr(transport, "max_size"):
             transport.max_size = 64 << 10  # heads and small bodies; the rest leaves the loop
+        self._new_parser()
         self._arm_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -371,6 +102,8 @@ class UpwellProtocol(HttpToolsProtocol):
         super().shutdown()
 
     def data_received(self, data: bytes) -> None:
+        if self._refusal:
+            return
         if self._skip:
             dropped = min(self._skip, len(data))
             self._skip -= dropped
@@ -381,37 +114,84 @@ class UpwellProtocol(HttpToolsProtocol):
                 return
         if self._idle() and self._head_timer is None:
             self._arm_head_timer()
-        began_before = self._in_head
-        super().data_received(data if self._in_body else _without_upgrade(data))
-        if self._in_head and not self.transport.is_closing():
-            self._head_size += len(data) if began_before else 0
-            if self._head_size > HEAD_LIMIT:
-                self._refuse_head()
+        self._loose += len(data)
+        while data:
+            data = self._parse(data)
+        if self._loose > HEAD_LIMIT and not self.transport.is_closing():
+            self._refuse(*_TOO_LARGE)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Feed the parser; the bytes that are to be fed next."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            (consumed,) = upgrade.args
+            return self._head_without_upgrade() + data[consumed:]
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(*(cause.answer if isinstance(cause, _Refused) else _MALFORMED))
+        return b""
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head that was just parsed, for a new parser, without its ``Upgrade``.
+
+        A server may ignore that field (RFC 9110 §7.8), and this one must: Java's client offers
+        h2c with every request. The parser cannot: it takes what follows such a head for another
+        protocol and not for the request's body.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        self._upgrading = False
+        self._new_parser()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode())]
+        lines += [b"%s: %s" % field for field in self.headers if field[0] != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _new_parser(self) -> None:
+        self.parser = httptools.HttpRequestParser(self)
+        # Whether the connection stays open, the cycle knows of the head. The parser would let a
+        # trailer decide, and drop the next request.
+        self.parser.set_dangerous_leniencies(lenient_keep_alive=True)
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        self._head_size = 0
+        self._loose = self._fields_size = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields_size += len(name) + len(value)
         if self._fields_size > HEAD_LIMIT:
-            raise _HeadTooLarge
-        super().on_header(name, value)
+            raise _Refused(*_TOO_LARGE)
+        if self._in_head:  # fields of a trailer must not count as the head's (RFC 9110 §6.5.1)
+            super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
+        self._upgrading = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+        if self._upgrading:
+            return
+        fault = fault_of(self.parser.get_method(), self.parser.get_http_version(), self.headers)
+        if fault:
+            raise _Refused(400, "MALFORMED_REQUEST", fault)
         self._disarm_head_timer()
-        self._in_head, self._in_body = False, True
-        self._fields_size = 0
+        self._in_head = False
+        self._loose = self._fields_size = 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._loose = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        if self._upgrading:
+            return
+        self._loose = 0
         super().on_message_complete()
-        self._in_body = False
         if self.cycle.response_complete:
             self._body_over()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._serving = cycle
+
         async def with_extensions(scope: Any, receive: Any, send: Send) -> None:
             extensions = scope.setdefault("extensions", {})
             if self.scheme == "http":
@@ -434,33 +214,25 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._refusal and not self.transport.is_closing():
+        if self._refusal and not self._under_way() and not self.transport.is_closing():
             self._refuse(*self._refusal)
         if not self.transport.is_closing() and (self._skip or self._unread()):
             self._disarm_discard_timer()
             self._discard_timer = self.loop.call_later(DISCARD_TIMEOUT, self.transport.abort)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text; ours is JSON
-        """What the HTTP parser refuses answers in the one error shape too."""
-        if self._fields_size > HEAD_LIMIT:
-            self._refuse_head()
-            return
-        text = "This is not a valid HTTP/1.1 request; check the client or the proxy."
-        self._refuse(400, "MALFORMED_REQUEST", text)
-
-    def _refuse_head(self) -> None:
-        self._refuse(431, "HEADERS_TOO_LARGE", "Send fewer or shorter headers.")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Answer what never became a request, in the one error shape, and hang up.
 
         What did become one before it is answered first, and the rest is not read.
         """
-        under_way = self.cycle is not None and not self.cycle.response_complete
-        if under_way and not self.cycle.more_body and status != 431:
-            self._refusal = (status, code, message)
-            self.flow.pause_reading()
-            return
+        if self._under_way():
+            if self._broken_behind(status):
+                self._refusal = (status, code, message)
+                self.flow.pause_reading()
+                return
+            if self._serving.response_started:
+                self.transport.abort()  # inside that answer, ours would be taken for a part of it
+                return
         trace, client = os.urandom(16).hex(), self.client[0] if self.client else ""
         _log.info("request refused", status=status, code=code, client=client, trace_id=trace)
         error = {"code": code, "message": message, "status": status, "detail": None}
@@ -473,11 +245,23 @@ class UpwellProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
         self.transport.close()
 
+    def _under_way(self) -> bool:
+        return self._serving is not None and not self._serving.response_complete
+
+    def _broken_behind(self, status: int) -> bool:
+        """Whether what is refused came behind the request under way, whose answer is waited
+        for. A head that is too large is not worth that."""
+        if status == 431 or (self.cycle is self._serving and self.cycle.more_body):
+            return False
+        if self.pipeline and self.cycle.more_body:
+            self.pipeline.popleft()  # its own body is broken: it gets this refusal as its answer
+        return True
+
     # the body's way out of the loop
 
-    def lend(self) -> _Borrowed:
+    def lend(self) -> Borrowed:
         """The socket is the caller's to read from until ``take_back``."""
-        return _Borrowed(self.transport)
+        return Borrowed(self.transport)
 
     def continue_100(self, cycle: RequestResponseCycle) -> None:
         if cycle.waiting_for_100_continue and not self.transport.is_closing():
@@ -494,9 +278,8 @@ class UpwellProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._skip = unread
-        self._in_body = False
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._loose = 0
+        self._new_parser()
         self.flow.resume_reading()
 
     async def _send_file(self, cycle: RequestResponseCycle, message: Any, send: Send) -> None:
@@ -515,7 +298,7 @@ class UpwellProtocol(HttpToolsProtocol):
             await self.flow.drain()
 
     async def _stream_file(self, fd: int, offset: int, count: int) -> None:
-        borrowed = _Borrowed(self.transport)
+        borrowed = Borrowed(self.transport)
         sent, idle_since = 0, time.monotonic()
 
         def work() -> int:
@@ -526,14 +309,14 @@ class UpwellProtocol(HttpToolsProtocol):
 
         try:
             while sent < count:
-                step = await _in_thread(work, stop)
+                step = await in_body_thread(work, stop)
                 sent += step
                 now = time.monotonic()
                 idle_since = now if step else idle_since
                 if now - idle_since > STALL_TIMEOUT:
                     self.transport.abort()
                 if sent < count and not step:
-                    await _until_ready(borrowed, write=True, seconds=TICK)
+                    await until_ready(borrowed, write=True, seconds=TICK)
         except (ConnectionGone, OSError):
             self.transport.abort()
             raise asyncio.CancelledError from None
