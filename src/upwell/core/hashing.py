@@ -37,7 +37,7 @@ _ELSEWHERE = 0.01  # seconds between looks while another process hashes
 _SOON = 1 << 20  # bytes that are hashed in less time than another thread takes to wake
 _HELP = 8  # chunks hashed for one that arrives, so that a backlog shrinks
 _LOOK_UP = 512  # chunks read from the catalog at once
-_MEMO = struct.Struct("<Q32sI")  # chunks hashed, their ``_Etags``, CRC-32 of the states behind
+_MEMO = struct.Struct("<QQ32sI")  # revision, chunks hashed, their ``_Etags``, CRC-32 of states
 _local = threading.local()
 
 
@@ -249,16 +249,23 @@ class Follower:
             if None in states:
                 return b""
             body = b"".join(state for state in states if state is not None)
-            head = _MEMO.pack(self._position, self._etags.digest(), zlib.crc32(body))
+            crc = zlib.crc32(body)
+            head = _MEMO.pack(self.revision, self._position, self._etags.digest(), crc)
             return head + body
 
     def _adopt(self, memo: bytes) -> int:
         """Go on from a memo that is further than we are, and of the chunks that the catalog
-        knows now (I4): after a recovery it may be of others. The position."""
+        knows now (I4); the position.
+
+        Its revision tells that no chunk was forgotten and sent again: one that was damaged
+        when it was hashed comes back with the same etag. Its etags tell that it is of this
+        timeline: a recovery turns the revision back.
+        """
         if len(memo) > _MEMO.size:
-            position, told, checksum = _MEMO.unpack_from(memo)
+            revision, position, told, checksum = _MEMO.unpack_from(memo)
             states = memo[_MEMO.size :]
-            if position > self._position and zlib.crc32(states) == checksum:
+            same = revision == self.revision and position > self._position
+            if same and zlib.crc32(states) == checksum:
                 self._take_over_if(position, told, states)
         return self._position
 
