@@ -200,6 +200,13 @@ class Moving:
         self.asked: list[tuple[str, Any]] = []
         self.answers: list[dict[str, Any]] = []
         self.quota: int | None = 100
+        self.names: list[str] = []
+
+    def rename(self, file_id: str, body: bytes) -> dict[str, Any]:
+        if file_id == "missing":
+            raise Refused(404, "FILE_NOT_FOUND", "There is no such file.")
+        self.names.append(json.loads(body)["name"])
+        return fake_server.Stored(file_id, self.names[-1], b"", "").as_json()
 
     def move(self, file_id: str, body: bytes) -> dict[str, Any]:
         if file_id == "missing":
@@ -238,6 +245,7 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> Moving:
         (r"GET /api/pools", lambda handler, _: handler._json([DEFAULT, FILMS])),
         (r"GET /api/billing/usage", usage),
         (r"GET /api/billing/quota", quota),
+        (r"PATCH /(\w+)/name", lambda handler, body, name: handler._json(told.rename(name, body))),
         (r"POST /(\w+)/move", lambda handler, body, name: handler._json(told.move(name, body))),
         (r"GET /(\w+)/moves", lambda handler, *_: handler._json(told.look())),
     )
@@ -269,6 +277,20 @@ def test_mv_waits_until_the_file_has_moved(run: Run, moving: Moving, name: str) 
     done = run("mv", "f1", "--pool", name)
     assert (done.exit_code, done.stdout, done.stderr) == (0, "moved f1 to films\n", "")
     assert moving.asked == [("f1", {"pool_id": GUID})]
+
+
+def test_mv_renames_and_moves(run: Run, moving: Moving) -> None:
+    moving.answers = [moving.state("done")]
+    done = run("mv", "f1", "--name", "new.txt")
+    assert (done.exit_code, done.stdout, moving.asked) == (0, "renamed f1 to new.txt\n", [])
+    both = run("mv", "f1", "--name", "b", "--pool", "films")
+    assert (both.exit_code, both.stdout) == (0, "renamed f1 to b\nmoved f1 to films\n")
+    (told,) = map(json.loads, run("mv", "f1", "--name", "c", "--json").stdout.splitlines())
+    assert (told["status"], told["file"]["name"]) == ("renamed", "c")
+    assert moving.names == ["new.txt", "b", "c"]
+    for wrong in (["f1"], ["f1", "f2", "--name", "x"]):
+        assert run("mv", *wrong).exit_code == 2
+    assert run("mv", "missing", "--name", "x").exit_code == 5
 
 
 def test_mv_tells_a_script(run: Run, moving: Moving) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.client.fake_server import TOKEN
+from upwell.cli.show import plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -170,7 +171,34 @@ def test_exit_code_unauthorised(
     records = lines(result.stdout)
     assert [record["error"]["code"] for record in records] == ["TOKEN_INVALID"] * 2
     assert "wrong-secret" not in result.output
-    assert run("ls").exit_code == 4
+    refused = run("ls")
+    assert refused.exit_code == 4
+    assert "Set UPWELL_TOKEN" in refused.stderr
+    assert "Bearer" not in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["absent", "pipe", "b\nc"])
+def test_an_error_names_its_file_once(run: Run, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "pipe":
+        os.mkfifo(path)
+    result = run("put", path)
+    assert result.exit_code == 6
+    assert result.stderr.count(plain(path)) == 1
+    assert run("get", "../x").stderr.count("../x") == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_told_with_what_follows(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPWELL_SERVER", closed_port())
+    monkeypatch.setattr("upwell.cli.run.connect.__defaults__", (1.0, None))
+    result = run("ls")
+    assert result.exit_code == 3
+    first, *rest = result.stderr.splitlines()
+    assert first.endswith("Connection refused. Retrying for up to 1 s.")
+    assert [line.startswith("upwell: Gave up. No answer from") for line in rest] == [True]
 
 
 def test_exit_code_unreachable(
@@ -253,7 +281,13 @@ def test_names_cannot_act_on_the_terminal(
 def test_ls_rm_tasks_cancel(run: Run, server: FakeServer, small: Path) -> None:
     for number in range(250):
         server.add(b"x" * number, f"n{number}")
-    assert len(run("ls").stdout.splitlines()) == 50
+    some = run("ls")
+    assert len(some.stdout.splitlines()) == 50
+    assert some.stderr == "50 of 250 are listed; --all lists every one.\n"
+    every = run("ls", "--all")
+    assert (len(every.stdout.splitlines()), every.stderr) == (250, "")
+    assert len(lines(run("ls", "--json", "--all").stdout)) == 250
+    assert run("ls", "--offset", "240").stderr == ""
     found = lines(run("ls", "--json", "--limit", "220", "--offset", "20").stdout)
     assert [file["name"] for file in found] == [f"n{number}" for number in range(20, 240)]
     assert len(lines(run("ls", "--json", "--limit", "9999").stdout)) == 250

@@ -121,3 +121,25 @@ def test_the_token_is_sent_and_never_shown(client: Calls, server: FakeServer) ->
     client.files()
     assert server.headers[-1]["Authorization"].startswith("Bearer ")
     assert server.headers[-1]["Authorization"].split()[1] not in repr(vars(client))
+
+
+def test_an_address_that_is_silent_is_given_up_soon_and_waited_for_longer_each_time() -> None:
+    """The first failure comes within two seconds; over a bad network, a later try gets through."""
+    seen: list[float] = []
+
+    def silent(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.extensions["timeout"]["connect"])
+        raise httpx2.ConnectTimeout("timed out")
+
+    transport = httpx2.MockTransport(silent)
+    with Calls("http://up.example", retry=Retry(0), transport=transport) as calls:
+        for _ in range(3):
+            with pytest.raises(ConnectionFailed, match=r"^No answer from http://up.example: timed"):
+                calls.info("f")
+            with pytest.raises(ConnectionFailed):
+                calls.complete("t")
+        with pytest.raises(ConnectionFailed), calls.download("f"):
+            pass
+    assert seen[0] < 2.0
+    assert seen == sorted(seen)
+    assert seen[-2:] == [12.0, 12.0]

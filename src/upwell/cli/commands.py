@@ -56,6 +56,7 @@ Quiet = Annotated[
 ]
 Limit = Annotated[int, typer.Option(min=1, help="Show at most so many.")]
 Offset = Annotated[int, typer.Option(min=0, help="Skip so many.")]
+Every = Annotated[bool, typer.Option("--all", help="List every one, whatever the limit.")]
 
 
 Files = Annotated[
@@ -193,6 +194,7 @@ def get(  # noqa: PLR0913 - a parameter is an option
 def ls(
     limit: Limit = 50,
     offset: Offset = 0,
+    every: Every = False,
     server: Server = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -200,10 +202,11 @@ def ls(
 ) -> None:
     """List your files, newest first."""
     from upwell.cli import manage
+    from upwell.cli.manage import Span
     from upwell.client import Given
 
     given = Given(server=server, token_file=token_file, config=config)
-    manage.list_files(given, offset=offset, limit=limit, json=json)
+    manage.list_files(given, Span(offset, limit, every), json=json)
 
 
 def rm(
@@ -237,7 +240,12 @@ def quota(
 
 def mv(  # noqa: PLR0913 - a parameter is an option
     files: FileIds,
-    pool: Annotated[str, typer.Option(metavar="NAME", help="Where to: its name or id.")],
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The new name (one file only).")
+    ] = None,
+    pool: Annotated[
+        str | None, typer.Option(metavar="POOL", help="The new pool: its name or id.")
+    ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait until they have moved.")
     ] = True,
@@ -247,12 +255,13 @@ def mv(  # noqa: PLR0913 - a parameter is an option
     config: Config = None,
     json: Json = False,
 ) -> None:
-    """Move files to another pool. They keep their ids, and stay readable meanwhile."""
+    """Rename a file, or move files to another pool. They keep their ids and stay readable."""
     from upwell.cli import places
     from upwell.client import Given
 
     given = Given(server=server, token_file=token_file, config=config)
-    places.move_files(given, files, pool, patience=patience, wait=wait, json=json)
+    wanted = places.Change(name, pool, wait=wait)
+    places.change_files(given, files, wanted, patience=patience, json=json)
 
 
 def tasks(

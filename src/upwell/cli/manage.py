@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,18 +21,27 @@ T = TypeVar("T")
 PAGE = 100
 
 
-def list_files(given: Given, *, offset: int, limit: int, json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which rows of a list to show: ``limit`` of them from ``offset`` on, or every one."""
+
+    offset: int
+    limit: int
+    every: bool = False
+
+
+def list_files(given: Given, span: Span, *, json: bool) -> None:
     """Show the caller's files."""
     output = Output(json=json)
 
     def action() -> ExitCode:
         with connect(load_settings(given)) as client:
-            found = list(_paged(client.files.list, offset, limit))
-        if json:
-            for file in found:
-                output.result(file.raw, "")
-        else:
-            output.table(("ID", "NAME", "SIZE", "TYPE", "WHEN"), map(_file_row, found))
+            found = listed(output, span, client.files.list, client.files.all)
+            if json:
+                for file in found:
+                    output.result(file.raw, "")
+            else:
+                output.table(("ID", "NAME", "SIZE", "TYPE", "WHEN"), map(_file_row, found))
         return ExitCode.DONE
 
     finish(output, action)
@@ -47,12 +57,12 @@ def list_tasks(given: Given, status: str | None, *, offset: int, limit: int, jso
             def page(*, offset: int, take: int) -> Page[UploadTask]:
                 return client.uploads.list(status=status, offset=offset, take=take)
 
-            found = list(_paged(page, offset, limit))
-        if json:
-            for task in found:
-                output.result(task.raw, "")
-        else:
-            output.table(("ID", "NAME", "SIZE", "DONE", "STATUS"), map(_task_row, found))
+            found = listed(output, Span(offset, limit), page)
+            if json:
+                for task in found:
+                    output.result(task.raw, "")
+            else:
+                output.table(("ID", "NAME", "SIZE", "DONE", "STATUS"), map(_task_row, found))
         return ExitCode.DONE
 
     finish(output, action)
@@ -96,15 +106,29 @@ def _do(output: Output, verb: Callable[[str], None], identifier: str, done: str)
     return ExitCode.DONE
 
 
-def _paged(read: Callable[..., Page[T]], offset: int, limit: int) -> Iterator[T]:
-    """Up to ``limit`` items from ``offset`` on, however few the server gives at once."""
-    while limit > 0:
-        page = read(offset=offset, take=min(limit, PAGE))
-        yield from page.items[:limit]
+def listed(
+    output: Output,
+    span: Span,
+    read: Callable[..., Page[T]],
+    every: Callable[[], Iterator[T]] | None = None,
+) -> Iterator[T]:
+    """The rows of a list that were asked for, however few the server gives at once.
+
+    ``every`` walks the whole list, for ``--all``. Tells the person when there are more rows.
+    """
+    if span.every and every is not None:
+        yield from every()
+        return
+    offset, left = span.offset, span.limit
+    while left > 0:
+        page = read(offset=offset, take=min(left, PAGE))
+        yield from page.items[:left]
         offset += len(page.items)
-        limit -= len(page.items)
+        left -= len(page.items)
         if not page.items or offset >= page.total:
             return
+    how = "--all lists every one" if every else "a larger --limit lists more"
+    output.note(f"{span.limit:,} of {page.total:,} are listed; {how}.")
 
 
 def _file_row(file: CloudFile) -> tuple[str, ...]:

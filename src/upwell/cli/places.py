@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
@@ -60,19 +61,36 @@ def _summary(held: Holdings) -> str:
     )
 
 
-def move_files(
-    given: Given, ids: Sequence[str], wanted: str, *, patience: str, wait: bool, json: bool
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be different: the name of one file, the pool (its name or id) of any number."""
+
+    name: str | None
+    pool: str | None
+    wait: bool
+
+
+def change_files(
+    given: Given, ids: Sequence[str], wanted: Change, *, patience: str, json: bool
 ) -> None:
-    """Move files to a pool, named or by its id."""
+    """Rename a file, move files to another pool, or both."""
     output = Output(json=json)
 
     def action() -> ExitCode:
+        _require_sense(ids, wanted)
         settings, seconds = load_settings(given), parse_duration(patience).total_seconds()
         with _Moving(output) as moving, connect(settings, seconds, moving.wait) as client:
-            pool = _find(client.pools.list(), wanted)
-            return combined([_move(client, i, pool, moving, wait=wait) for i in ids])
+            pool = None if wanted.pool is None else _find(client.pools.list(), wanted.pool)
+            return combined([_change(client, each, wanted, pool, moving) for each in ids])
 
-    finish(output, action, interrupted="The server goes on with what it was asked for.")
+    finish(output, action, interrupted="The server continues what it was asked for.")
+
+
+def _require_sense(ids: Sequence[str], wanted: Change) -> None:
+    if wanted.name is None and wanted.pool is None:
+        raise SettingsError("Nothing to change; give --name, --pool or both.")
+    if wanted.name is not None and len(ids) > 1:
+        raise SettingsError("--name is for one file only.")
 
 
 def _find(pools: Sequence[Pool], wanted: str) -> Pool:
@@ -84,15 +102,23 @@ def _find(pools: Sequence[Pool], wanted: str) -> Pool:
     return found[0]
 
 
-def _move(client: Client, file_id: str, pool: Pool, moving: _Moving, *, wait: bool) -> ExitCode:
+def _change(
+    client: Client, file_id: str, wanted: Change, pool: Pool | None, moving: _Moving
+) -> ExitCode:
     try:
+        if wanted.name is not None:
+            file = client.files.rename(file_id, wanted.name)
+            record = {"id": file_id, "status": "renamed", "file": file.raw}
+            moving.output.result(record, f"renamed {plain(file_id)} to {plain(file.name)}")
+        if pool is None:
+            return ExitCode.DONE
         move = client.files.move(file_id, pool.id)
-        if wait:
+        if wanted.wait:
             with moving.shown(file_id, pool):
                 move = _finished(client, file_id, move, moving)
     except ClientError as error:
-        record = {"id": file_id, "status": "failed", "error": error_record(error)}
-        moving.output.failure(record, file_id, error)
+        failed = {"id": file_id, "status": "failed", "error": error_record(error)}
+        moving.output.failure(failed, file_id, error)
         return exit_code_of(error)
     return _tell(moving.output, file_id, pool, move)
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, NoReturn, TypedDict
 import typer
 
 from upwell.cli.exits import ExitCode, exit_code_of
+from upwell.cli.show import Output, words
 from upwell.client import Client, ClientError, Retry
 from upwell.client.units import parse_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from upwell.cli.show import Output
     from upwell.client import Settings, Wait
 
 # Seconds that a command which answers at once keeps trying.
@@ -29,7 +29,7 @@ def finish(output: Output, action: Callable[[], ExitCode], *, interrupted: str =
         output.complain(f"Interrupted. {interrupted}".strip())
         code = ExitCode.INTERRUPTED
     except ClientError as error:
-        output.complain(error.message, error)
+        output.complain(words(error), error)
         code = exit_code_of(error)
     except UnicodeEncodeError:
         # A shell may hand over any bytes, which Python keeps as surrogates; JSON is UTF-8.
@@ -59,5 +59,21 @@ def connect(
     patience: float = BRIEF,
     on_wait: Callable[[Wait | None], None] | None = None,
 ) -> Client:
-    """A client with the person's settings; ``patience`` in seconds."""
-    return Client.of(settings, Retry(patience, on_wait=on_wait))
+    """A client with the person's settings; ``patience`` in seconds.
+
+    A command that does not show waiting by itself tells of the first failure that it retries.
+    """
+    return Client.of(settings, Retry(patience, on_wait=on_wait or _Waiting(patience)))
+
+
+class _Waiting:
+    """Tells once that requests fail and are retried, until one succeeds again."""
+
+    def __init__(self, patience: float) -> None:
+        self._patience = patience
+        self._told = False
+
+    def __call__(self, wait: Wait | None) -> None:
+        if wait is not None and not self._told:
+            Output().note(f"{wait.error.message} Retrying for up to {self._patience:.0f} s.")
+        self._told = wait is not None

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
-from upwell.cli.manage import _file_row, _local_time, _paged
+from upwell.cli.manage import Span, _file_row, _local_time, listed
 from upwell.cli.run import connect, ending, finish
 from upwell.cli.secret import ask_secret
 from upwell.cli.show import Output, error_record, plain
 from upwell.client import BundleFields, ClientError, SettingsError, load_settings
+from upwell.client.client import every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,11 +77,11 @@ def create_bundle(given: Given, wanted: Wanted, *, json: bool) -> None:
     _run(given, action, json=json)
 
 
-def list_bundles(given: Given, *, offset: int, limit: int, json: bool) -> None:
+def list_bundles(given: Given, span: Span, *, json: bool) -> None:
     """Show the caller's bundles."""
 
     def action(client: Client, output: Output) -> ExitCode:
-        found = list(_paged(client.bundles.list, offset, limit))
+        found = listed(output, span, client.bundles.list, client.bundles.all)
         columns = ("ID", "NAME", "FILES", "PASSCODE", "UNTIL", "ADDRESS")
         _show(output, columns, found, _bundle_row)
         return ExitCode.DONE
@@ -93,8 +94,7 @@ def show_bundle(given: Given, bundle_id: str, *, json: bool) -> None:
 
     def action(client: Client, output: Output) -> ExitCode:
         bundle = client.bundles.info(bundle_id)
-        page = partial(client.bundles.files, bundle_id)
-        files = list(_paged(page, 0, bundle.files_count))
+        files = list(client.bundles.all_files(bundle_id))
         if json:
             output.result(bundle.raw | {"files": [file.raw for file in files]}, "")
             return ExitCode.DONE
@@ -162,11 +162,12 @@ def unshare(given: Given, ids: Sequence[str], *, json: bool) -> None:
     _each(given, ids, lambda client, each: client.files.unshare(each), "revoked", json=json)
 
 
-def list_recycled(given: Given, *, offset: int, limit: int, json: bool) -> None:
+def list_recycled(given: Given, span: Span, *, json: bool) -> None:
     """Show the recycle bin."""
 
     def action(client: Client, output: Output) -> ExitCode:
-        _show(output, _FILES, list(_paged(client.files.recycled, offset, limit)), _file_row)
+        found = listed(output, span, client.files.recycled, partial(every, client.files.recycled))
+        _show(output, _FILES, found, _file_row)
         return ExitCode.DONE
 
     _run(given, action, json=json)

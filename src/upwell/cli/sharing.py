@@ -9,6 +9,7 @@ import typer
 
 from upwell.cli.commands import (  # noqa: TC001 - Typer reads the annotations
     Config,
+    Every,
     FileIds,
     Json,
     Limit,
@@ -75,6 +76,7 @@ def create_bundle(  # noqa: PLR0913 - a parameter is an option
 def list_bundles(
     limit: Limit = 50,
     offset: Offset = 0,
+    every: Every = False,
     server: Server = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -82,10 +84,11 @@ def list_bundles(
 ) -> None:
     """List your bundles, newest first."""
     from upwell.cli import shares
+    from upwell.cli.manage import Span
     from upwell.client import Given
 
     given = Given(server=server, token_file=token_file, config=config)
-    shares.list_bundles(given, offset=offset, limit=limit, json=json)
+    shares.list_bundles(given, Span(offset, limit, every), json=json)
 
 
 @bundle_app.command("show", epilog=HELP)
@@ -236,6 +239,7 @@ def unshare(
 def recycle(
     limit: Limit = 50,
     offset: Offset = 0,
+    every: Every = False,
     server: Server = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -243,10 +247,11 @@ def recycle(
 ) -> None:
     """List what is in your recycle bin, newest first."""
     from upwell.cli import shares
+    from upwell.cli.manage import Span
     from upwell.client import Given
 
     given = Given(server=server, token_file=token_file, config=config)
-    shares.list_recycled(given, offset=offset, limit=limit, json=json)
+    shares.list_recycled(given, Span(offset, limit, every), json=json)
 
 
 def restore(

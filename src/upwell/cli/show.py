@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
 
 OUT_OF_SPACE = 507
+_GIVE_ONE = "Set UPWELL_TOKEN, or name a file that holds one with --token-file."
 
 
 def plain(text: object) -> str:
@@ -65,6 +66,21 @@ def error_record(error: ClientError) -> dict[str, Any]:
     return record
 
 
+def words(error: ClientError) -> str:
+    """What a person at a command line is told of an error, and what to do there."""
+    if isinstance(error, ApiError) and error.code == "AUTH_REQUIRED":
+        return f"The server asks for a token. {_GIVE_ONE}"
+    if isinstance(error, ApiError) and error.code == "TOKEN_INVALID":
+        return f"The server does not accept this token. {_GIVE_ONE}"
+    return error.message
+
+
+def _about(subject: str, message: str) -> str:
+    """A message that names its subject once: many begin with it."""
+    named = plain(message).startswith((f"{subject}:", f"{subject} ", repr(subject)))
+    return message if named or not subject else f"{subject}: {message}"
+
+
 class Output:
     """Where results and messages go; with ``json``, stdout holds nothing but JSON lines."""
 
@@ -84,7 +100,7 @@ class Output:
         """Something failed: told on stderr, and to scripts on stdout too."""
         if self.json:
             self._write(json_line(record))
-        self.complain(f"{subject}: {error.message}" if subject else error.message, error)
+        self.complain(_about(subject, words(error)), error)
 
     def complain(self, message: str, error: ClientError | None = None) -> None:
         """Tell on stderr what went wrong."""

@@ -51,9 +51,11 @@ API = "/api"
 FILES = "/api/files"
 # The body of a chunk leaves in slices: progress is smooth and a stop is noticed on a slow line.
 SLICE = 256 * 1024
-TIMEOUT = httpx2.Timeout(60.0, connect=10.0, pool=None)
+ANSWER_SECONDS = 60.0
 # The server may still be hashing the end of a large file.
-COMPLETE_TIMEOUT = httpx2.Timeout(600.0, connect=10.0, pool=None)
+COMPLETE_SECONDS = 600.0
+# A server that is not there is noticed at once; over a bad network, connecting may take longer.
+CONNECT_SECONDS, MOST_CONNECT_SECONDS = 1.5, 12.0
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_-]{1,128}")
 NOT_FOUND = 404
 PARTIAL_CONTENT = 206
@@ -156,12 +158,12 @@ class Calls:
         self.retry = retry or Retry()
         self.pace = Pace(connections)
         self.stop = Stop()
+        self._reach = _Reach()
         headers = {"User-Agent": f"upwell/{version('upwell')}", "Accept": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         self._http = httpx2.Client(
             headers=headers,
-            timeout=TIMEOUT,
             limits=httpx2.Limits(max_connections=connections + 1, keepalive_expiry=30.0),
             transport=transport,
             verify=_trusted_authorities(),
@@ -245,7 +247,7 @@ class Calls:
     def complete(self, task_id: str) -> CloudFile:
         """Finish an upload; asking again gives the same file."""
         path = f"/upload/complete/{_segment(task_id)}"
-        return CloudFile.of(self._call("POST", path, timeout=COMPLETE_TIMEOUT))
+        return CloudFile.of(self._call("POST", path, seconds=COMPLETE_SECONDS))
 
     def resume(self, task_id: str) -> UploadTask:
         """What the server has of an upload and what is missing."""
@@ -331,15 +333,20 @@ class Calls:
         if start:
             headers["Range"] = f"bytes={start}-"
             headers |= {"If-Range": etag} if etag else {}
-        request = self._http.build_request("GET", self._url(path, root), headers=headers)
-        with _told(self.server):
-            response = self._http.send(request, stream=True)
+        response = self._begin("GET", self._url(path, root), headers)
         with self._ended(response):
             self._check(response)
             partial = response.status_code == PARTIAL_CONTENT
             begin = _range_start(response) if partial else 0
             etag, size = response.headers.get("ETag"), _whole_size(response, partial=partial)
             yield Download(begin, etag, self._body(response), size)
+
+    def _begin(self, method: str, url: str, headers: dict[str, str]) -> httpx2.Response:
+        """An answer whose body is still to be read."""
+        timeout = self._reach.timeout(ANSWER_SECONDS)
+        request = self._http.build_request(method, url, headers=headers, timeout=timeout)
+        with _told(self.server), self._reach.noted():
+            return self._http.send(request, stream=True)
 
     @contextmanager
     def _ended(self, response: httpx2.Response) -> Iterator[None]:
@@ -437,10 +444,12 @@ class Calls:
         path: str,
         *,
         root: str = FILES,
+        seconds: float = ANSWER_SECONDS,
         **options: Any,  # noqa: ANN401 RUF100
     ) -> httpx2.Response:
-        with _told(self.server):
-            response = self._http.request(method, self._url(path, root), **options)
+        timeout = self._reach.timeout(seconds)
+        with _told(self.server), self._reach.noted():
+            response = self._http.request(method, self._url(path, root), timeout=timeout, **options)
         self._check(response)
         return response
 
@@ -455,6 +464,26 @@ class Calls:
         if not response.is_success:
             target = response.headers.get("Location", "elsewhere")
             raise UnexpectedAnswer(f"{self.server} redirects to {target}: use that as the server.")
+
+
+class _Reach:
+    """How long to wait for a connection: little at first, longer each time that was not enough."""
+
+    def __init__(self) -> None:
+        self._seconds = CONNECT_SECONDS
+
+    def timeout(self, seconds: float) -> httpx2.Timeout:
+        """For a request that is answered within ``seconds`` of silence."""
+        return httpx2.Timeout(seconds, connect=self._seconds, pool=None)
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Learn from a connection that took too long."""
+        try:
+            yield
+        except httpx2.ConnectTimeout:
+            self._seconds = min(2 * self._seconds, MOST_CONNECT_SECONDS)
+            raise
 
 
 @cache
@@ -480,7 +509,8 @@ def _told(server: str) -> Iterator[None]:
 def _reason(error: httpx2.TransportError) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return "timed out."
-    return f"{str(error).rstrip('.') or type(error).__name__}."
+    told = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return f"{told.rstrip('.') or type(error).__name__}."
 
 
 def _is_certificate_problem(error: BaseException) -> bool:

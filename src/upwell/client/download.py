@@ -308,7 +308,7 @@ class _Receiver:
     def verify(self) -> bool:
         """Whether there was a digest to compare; :class:`ContentMismatch` when it differs."""
         if self._expected and self._digest.hexdigest() != self._expected.value:
-            raise ContentMismatch(f"What arrived is not {self._wanted.id}: its digest differs.")
+            raise ContentMismatch("What arrived differs from the file. Download it again.")
         return self._expected is not None
 
     def _attempt(self) -> None:
@@ -333,7 +333,7 @@ class _Receiver:
 
     def _take(self, data: bytes) -> None:
         if self._position + len(data) > self._wanted.size:
-            raise ContentMismatch(f"What arrives is longer than {self._wanted.id}.")
+            raise ContentMismatch("What arrives is longer than the file. Download it again.")
         self._sink.write(data)
         self._digest.update(data)
         self._position += len(data)

@@ -141,9 +141,7 @@ class EventCalls(Calls):
     def _open(self, last: int | None) -> httpx2.Response:
         headers = {"Accept": "text/event-stream"}
         headers |= {} if last is None else {"Last-Event-ID": str(last)}
-        request = self._http.build_request("GET", self._url("/events", API), headers=headers)
-        with _told(self.server):
-            response = self._http.send(request, stream=True)
+        response = self._begin("GET", self._url("/events", API), headers)
         try:
             self._check(response)
         except BaseException:
