@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import httpx2
 
 BATCH = "/api/files/upload/batch"
+NO_SIZE = "VALIDATION_FAILED"  # where the next file begins, nothing tells
 
 
 def item(content: bytes, name: str = "a.txt", **fields: Any) -> dict[str, Any]:
@@ -123,15 +124,12 @@ def test_a_policy_decides_for_each_file(boss: Api) -> None:
         ("[", b"", "MALFORMED_REQUEST"),
         ("{}", b"", "VALIDATION_FAILED"),
         ("[]", b"", "VALIDATION_FAILED"),
-        (json.dumps([{"file_name": "a"}]), b"", "VALIDATION_FAILED"),
+        (json.dumps([{"file_name": "a"}]), b"", NO_SIZE),
         (json.dumps([{"file_name": "a", "file_size": 2}]), b"a", "FORM_INVALID"),
         (json.dumps([{"file_name": "a", "file_size": 1}]), b"ab", "FORM_INVALID"),
         (json.dumps([{"file_name": "a", "file_size": 1}] * 1001), b"", "VALIDATION_FAILED"),
-        (
-            json.dumps([{"file_name": "a", "file_size": 1, "encrypt_password": "secret"}]),
-            b"a",
-            "VALIDATION_FAILED",
-        ),
+        (json.dumps([{"file_name": "a", "file_size": 1}, {"file_size": "1"}]), b"ab", NO_SIZE),
+        (json.dumps([{"file_name": "a", "file_size": 1}, None]), b"a", NO_SIZE),
     ],
 )
 def test_what_is_no_batch(api: Api, items: str, content: bytes, code: str) -> None:
@@ -139,7 +137,57 @@ def test_what_is_no_batch(api: Api, items: str, content: bytes, code: str) -> No
     error = refused(answer, 400, code)
     if code == "VALIDATION_FAILED":
         assert all(field.startswith("items") for field in error["errors"])
-    assert "secret" not in answer.text
+
+
+BAD_FIELDS: list[dict[str, Any]] = [
+    {"file_name": ""},
+    {"file_name": None},
+    {"file_name": 7},
+    {"file_name": "a" * 1025},
+    {"file_name": "a\0b"},
+    {"hash": "abc"},
+    {"hash": 7},
+    {"content_type": "ü/plain"},
+    {"content_type": "a" * 256},
+    {"content_type": ["text/plain"]},
+    {"expired_at": "2030-01-01T00:00:00"},
+    {"expired_at": "tomorrow"},
+    {"expired_at": 1893456000},
+    {"expired_at": "2001-01-01T00:00:00Z"},
+    {"pool_id": "default"},
+    {"bundle_id": "0"},
+    {"encrypt_password": "secret"},
+    {"chunk_size": 0},
+]
+
+
+@pytest.mark.parametrize("bad", BAD_FIELDS, ids=str)
+@pytest.mark.parametrize("at", range(3))
+def test_an_item_that_is_not_valid_fails_alone(live: Api, bad: dict[str, Any], at: int) -> None:
+    """With its bytes, first, in the middle and last; its error is that of a request with it."""
+    contents = [unique(), unique(20), unique(7)]
+    items = [item(each, f"{number}.txt") for number, each in enumerate(contents)]
+    items[at] |= bad
+    for sent in (b"".join(contents), None):
+        found = results(live, items, sent)
+        error = found[at]["error"]
+        assert (error["code"], error["status"]) == ("VALIDATION_FAILED", 400)
+        assert list(error["errors"]) == list(bad)
+        assert "secret" not in error["message"]
+        for number in {0, 1, 2} - {at}:
+            assert found[number]["error"] is None
+            assert found[number]["file"]["hash"] == hashlib.sha256(contents[number]).hexdigest()
+    alone = live.post("/api/files/upload/batch", files={"items": (None, json.dumps([items[at]]))})
+    assert [each["error"]["code"] for each in alone.json()["results"]] == ["VALIDATION_FAILED"]
+
+
+def test_what_is_no_item_is_told_for_itself_where_nothing_is_sent(api: Api) -> None:
+    content = unique()
+    api.direct(content)
+    found = results(api, [None, item(content), [], {"file_size": "1"}], None)  # type: ignore[list-item]
+    codes = [each["error"] and each["error"]["code"] for each in found]
+    assert codes == ["VALIDATION_FAILED", None, "VALIDATION_FAILED", "VALIDATION_FAILED"]
+    assert found[1]["file_exists"]
 
 
 def test_a_batch_without_its_items(api: Api) -> None:

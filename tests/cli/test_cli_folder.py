@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -85,15 +86,23 @@ def listed(server: Server, tmp_path: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_a_folder_is_summed_up_and_sent_once(server: Server, tmp_path: Path, folder: Path) -> None:
+    """What cannot be read or named on the server fails for itself, and is named at the end."""
     (folder / "gone.bin").symlink_to(folder / "nowhere")
+    deep = folder.joinpath(*["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    (deep / "leaf.bin").write_text("leaf")
     done = put(server, tmp_path, "-r", folder)
     assert done.returncode == 1, done.stderr
     assert done.stdout == ""
-    failure, summary = done.stderr.splitlines()
-    assert "gone.bin" in failure
-    assert re.fullmatch(rf"602 files: {FILES + 1} uploaded \(.* in .*\), 1 failed\.", summary)
+    *failures, summary = done.stderr.splitlines()
+    assert sorted("gone.bin" in each for each in failures) == [False, True]
+    assert any("leaf.bin" in each and "1024" in each for each in failures)
+    assert re.match(rf"603 files: {FILES + 1} uploaded \(.* in .*\), 2 failed \(", summary)
+    assert "gone.bin" in summary
+    assert "/leaf.bin" in summary
 
     (folder / "gone.bin").unlink()
+    shutil.rmtree(folder / ("d" * 200))
     (folder / "new.bin").write_text("new")
     again = put(server, tmp_path, "-r", folder)
     assert again.returncode == 0, again.stderr

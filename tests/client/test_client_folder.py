@@ -148,11 +148,13 @@ def test_a_batch_that_broke_is_sent_again(
     assert len(server.files) == len(contents(folder))
 
 
-def test_what_is_too_much_for_one_request_goes_alone(
-    up: Client, server: FakeServer, folder: Path
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize("check_first", [False, True])
+def test_what_cannot_share_a_request_goes_alone(
+    up: Client, server: FakeServer, folder: Path, status: int, check_first: bool
 ) -> None:
-    server.fail("/upload/batch", "answer", times=1000, status=413)
-    results = list(up.upload_folder(folder, check_first=False))
+    server.fail("/upload/batch", "answer", times=1000, status=status)
+    results = list(up.upload_folder(folder, check_first=check_first))
     assert all(result.file for result in results)
     assert stored(server) == contents(folder)
 

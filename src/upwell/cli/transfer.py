@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 UNAUTHORIZED = 401
 STDOUT = "-"
+_NAMED = 5  # files that failed which a summary names
 PASSWORD = "UPWELL_ENCRYPT_PASSWORD"  # noqa: S105 - the variable's name
 
 
@@ -149,6 +150,7 @@ class _Report:
         self._in_folder = in_folder
         self._began = monotonic()
         self._codes: list[ExitCode] = []
+        self._refused: list[str] = []
         self._sent = self._existing = self._bytes = 0
         self._fatal: ClientError | None = None
 
@@ -200,6 +202,7 @@ class _Report:
         if error is not self._fatal:
             self._output.failure(_failed_file(item, error), plain(item.path), error)
             self._codes.append(exit_code_of(error))
+            self._refused.append(item.name or item.path.name)
         elif self._output.json:
             self._output.result(_failed_file(item, error), "")
         if _concerns_all(error):
@@ -210,8 +213,15 @@ class _Report:
         failed = len(self._items) - self._sent - self._existing
         parts = [f"{self._sent:,} uploaded ({size(self._bytes)} in {duration(seconds)})"]
         parts += [f"{self._existing:,} already there"] if self._existing else []
-        parts += [f"{failed:,} failed"] if failed else []
+        parts += [f"{failed:,} failed{self._named()}"] if failed else []
         return f"{len(self._items):,} files: {', '.join(parts)}."
+
+    def _named(self) -> str:
+        """The first of those that failed, which were told of one by one as they did."""
+        if not self._refused:
+            return ""
+        names = ", ".join(map(plain, self._refused[:_NAMED]))
+        return f" ({names}{', …' if len(self._refused) > _NAMED else ''})"
 
 
 def _failed_file(item: Item, error: ClientError) -> dict[str, Any]:

@@ -46,7 +46,8 @@ MEDIUM = (
     5 * 1024 * 1024
 )  # bytes; larger files go one at a time, with all connections for their chunks
 UNAUTHORIZED = 401
-TOO_LARGE = 413
+# A batch that is refused as a whole may be so because of one of its files: each goes alone then.
+REFUSED_WHOLE = frozenset({400, 413})
 JOIN_SECONDS = 2.0
 
 
@@ -307,8 +308,14 @@ class _Batch:
 
     def _ask(self, files: list[_Small]) -> list[_Small]:
         """Deal with those that the account holds; the others are to be sent."""
+        try:
+            results = self._post(files, None)
+        except ApiError as error:
+            if error.status not in REFUSED_WHOLE:
+                raise
+            return files[:]
         missing = []
-        for each, result in list(zip(files, self._post(files, None), strict=True)):
+        for each, result in list(zip(files, results, strict=True)):
             if result.file is None and result.refusal is None:
                 missing.append(each)
             else:
@@ -319,7 +326,7 @@ class _Batch:
         try:
             results = self._post(files, [each.content for each in files])
         except ApiError as error:
-            if error.status != TOO_LARGE:
+            if error.status not in REFUSED_WHOLE:
                 raise
             for each in files:
                 self._waiting.remove(each)

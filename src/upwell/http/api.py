@@ -27,7 +27,7 @@ from upwell.http import (
 )
 from upwell.http.built_page import BuiltPage
 from upwell.http.chunks import ChunkEndpoint
-from upwell.http.errors import ErrorBody, error_response
+from upwell.http.errors import ErrorBody, error_response, validation_failed
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
 from upwell.http.live import LiveStreams
 from upwell.http.schemas import Health
@@ -56,7 +56,6 @@ _TAGS = [
     {"name": "aliases", "description": "The same calls for clients that know them by this path."},
 ]
 PREFIXES = ("/api/files", "/drive/files")
-_PLACES = ("body", "query", "path")  # where FastAPI says that a field stands
 _FOR_ANYONE = re.compile(r"/api/bundles/public/|/s/|/(api|drive)/files/\{file_id\}\Z")
 
 
@@ -173,23 +172,12 @@ def _shape_errors(app: FastAPI) -> None:
 
 
 def _validation(request: Request, error: RequestValidationError) -> e.UpwellError:
-    problems: dict[str, list[str]] = {}
-    for each in error.errors():
-        if each["type"] == "json_invalid":
-            return e.MalformedRequest("The body is not valid JSON.")
-        loc = each["loc"]
-        where = [_text(part) for part in (loc[1:] if loc and loc[0] in _PLACES else loc)]
-        why = each["msg"].removeprefix("Value error, ")  # which is for who wrote the check
-        problems.setdefault(".".join(where) or "body", []).append(why)
-    if set(problems) == {"body"} and not _is_json(request):
+    if any(each["type"] == "json_invalid" for each in error.errors()):
+        return e.MalformedRequest("The body is not valid JSON.")
+    invalid = validation_failed(error.errors(), "request")
+    if set(invalid.errors or ()) == {"body"} and not _is_json(request):
         return e.WrongMediaType("Send a JSON body as application/json.")
-    fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())
-    return e.ValidationFailed(f"The request is not valid: {fields}.", errors=problems)
-
-
-def _text(part: object) -> str:
-    """A part of a key's path; what JSON can spell and UTF-8 cannot (U+D800) is replaced."""
-    return str(part).encode("utf-8", "replace").decode()
+    return invalid
 
 
 def _is_json(request: Request) -> bool:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 from upwell import errors as e
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 STATUS: dict[type[e.UpwellError], int] = {
     e.BadRequest: 400,
@@ -38,6 +38,9 @@ def status_of(error: type[e.UpwellError]) -> int:
     return next(STATUS[each] for each in error.__mro__ if each in STATUS)
 
 
+_PLACES = ("body", "query", "path")  # where FastAPI says that a field stands
+
+
 class ErrorBody(BaseModel):
     """What every answer with a status of 400 or more carries."""
 
@@ -62,6 +65,23 @@ def error_body(error: e.UpwellError, trace_id: str) -> ErrorBody:
         meta=error.meta,
         trace_id=trace_id,
     )
+
+
+def validation_failed(found: Iterable[Mapping[str, Any]], what: str) -> e.ValidationFailed:
+    """The error for what pydantic ``found`` wrong with ``what``, a request or a part of it."""
+    problems: dict[str, list[str]] = {}
+    for each in found:
+        loc = each["loc"]
+        where = [_text(part) for part in (loc[1:] if loc and loc[0] in _PLACES else loc)]
+        why = each["msg"].removeprefix("Value error, ")  # which is for who wrote the check
+        problems.setdefault(".".join(where) or "body", []).append(why)
+    fields = "; ".join(f"{field}: {why[0]}" for field, why in problems.items())
+    return e.ValidationFailed(f"The {what} is not valid: {fields}.", errors=problems)
+
+
+def _text(part: object) -> str:
+    """A part of a key's path; what JSON can spell and UTF-8 cannot (U+D800) is replaced."""
+    return str(part).encode("utf-8", "replace").decode()
 
 
 def error_response(

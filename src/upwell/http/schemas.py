@@ -99,6 +99,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]+$")]
 AnyId = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 MediaType = Annotated[str, StringConstraints(max_length=255, pattern=r"^[\x20-\x7e]*$")]
+FileSize = Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE, description="Bytes."), WHOLE]
 Secret = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
@@ -201,7 +202,7 @@ class CreateUpload(ResumeUpload):
             ),
         ),
     ] = None
-    file_size: Annotated[int, Field(strict=True, ge=0, le=MAX_SIZE, description="Bytes."), WHOLE]
+    file_size: FileSize
     pool_id: Annotated[UUID | None, Field(description="The default pool when absent.")] = None
     encrypt_password: Annotated[
         Secret | None,
@@ -275,10 +276,16 @@ class BatchItem(CreateUpload):
     ] = None
 
 
+class BatchItemSize(RequestBody):
+    """What must be known of each file of a batch to find the bytes of the others."""
+
+    file_size: FileSize
+
+
 BATCH_MAX = 1000  # files
-BATCH_ITEMS: TypeAdapter[list[BatchItem]] = TypeAdapter(
-    Annotated[list[BatchItem], Field(min_length=1, max_length=BATCH_MAX)]
-)
+_LENGTH = Field(min_length=1, max_length=BATCH_MAX)
+BATCH_ITEMS: TypeAdapter[list[BatchItem]] = TypeAdapter(Annotated[list[BatchItem], _LENGTH])
+BATCH_LIST: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[Any], _LENGTH])
 
 
 class Rename(RequestBody):
