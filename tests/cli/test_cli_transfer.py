@@ -264,6 +264,22 @@ def test_get_refuses_to_overwrite(run: Run, server: FakeServer, small: Path) -> 
     assert small.read_bytes() == b"other"
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_files_of_one_name_do_not_replace_each_other(
+    run: Run, server: FakeServer, tmp_path: Path, force: list[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    names = ["a/x.txt", "b/x.txt", "x.txt", "y"]
+    files = [server.add(name.encode(), name) for name in names]
+    result = run("get", *(file.id for file in files), "-o", out, *force)
+    assert result.exit_code == 0
+    found = {path.name: path.read_text() for path in out.iterdir()}
+    assert found == {"x.txt": "a/x.txt", "x (2).txt": "b/x.txt", "x (3).txt": "x.txt", "y": "y"}
+    again = run("get", files[1].id, "-o", out, *force)
+    assert again.exit_code == (0 if force else 6), "one of an earlier run"
+
+
 def test_names_cannot_act_on_the_terminal(
     run: Run, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

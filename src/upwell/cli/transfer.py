@@ -30,6 +30,7 @@ from upwell.client import (
     load_settings,
 )
 from upwell.client import Manner as Sending
+from upwell.client.download import Earlier, download_file
 from upwell.client.settings import state_folder
 from upwell.client.state import UploadKey
 from upwell.client.units import parse_duration
@@ -253,6 +254,7 @@ class _Source:
     client: Client
     password: str | None = field(repr=False)
     display: Display
+    earlier: Earlier = field(default_factory=Earlier)
 
 
 def _password(client: Client, ids: Sequence[str]) -> str | None:
@@ -281,8 +283,14 @@ def _stream(source: _Source, file_id: str) -> Done:
 
 def _download(source: _Source, file_id: str, target: Path, *, force: bool) -> Done:
     started, display = monotonic(), source.display
-    got = source.client.download(
-        file_id, target, force=force, password=source.password, progress=display
+    got = download_file(
+        source.client.calls,
+        file_id,
+        target,
+        force=force,
+        watcher=display,
+        password=source.password,
+        earlier=source.earlier,
     )
     if not got.verified:
         display.note(f"{file_id}: the server told no digest; only the size is verified.")

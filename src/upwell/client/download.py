@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import unicodedata
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,13 @@ if TYPE_CHECKING:
     from upwell.client.sharing import Bundle, SharingCalls
 
 MAX_NAME = 255
+# Control characters, separators of lines, bidirectional controls, surrogates and what nobody sees.
+# Joiners, variation selectors, tags and characters newer than this Python stay: emoji and several
+# scripts are written with them.
+_UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0001]"
+)
 PART = ".part"
 HASH_PIECE = 1024 * 1024
 # A connection that breaks after at least this much is progress: it is tried again at once.
@@ -57,6 +64,37 @@ class Downloaded(Received):
     path: Path
 
 
+class Earlier:
+    """The files that a run has downloaded so far.
+
+    Known by inode: names that differ in case or in their normal form are one on some systems.
+    """
+
+    def __init__(self) -> None:
+        self._inodes: set[tuple[int, int]] = set()
+
+    def add(self, path: Path) -> None:
+        """A file is there now."""
+        status = path.stat()
+        self._inodes.add((status.st_dev, status.st_ino))
+
+    def free(self, path: Path) -> Path:
+        """``path``, with a number before its extension when an earlier file took it."""
+        found, number = path, 1
+        while self._has(found):
+            number += 1
+            suffix = f" ({number}){path.suffix}"
+            found = path.with_name(_cut(path.stem, MAX_NAME - len(suffix.encode())) + suffix)
+        return found
+
+    def _has(self, path: Path) -> bool:
+        try:
+            status = path.lstat()
+        except OSError:  # nothing is there
+            return False
+        return (status.st_dev, status.st_ino) in self._inodes
+
+
 def download_file(
     client: Calls,
     file_id: str,
@@ -65,12 +103,13 @@ def download_file(
     force: bool = False,
     watcher: Watcher | None = None,
     password: str | None = None,
+    earlier: Earlier | None = None,
 ) -> Downloaded:
     """Download a file to ``target``, or into it under the server's name when it is a folder.
 
     The bytes collect in ``NAME.part``, which a later call continues; the file gets its name once
-    its size and digest are right. ``force`` allows replacing a file; ``password`` is that of an
-    encrypted one.
+    its size and digest are right. ``force`` allows replacing a file, but none of the ``earlier``
+    ones of the same run: a name they took gets a number. ``password`` is that of an encrypted file.
 
     Raises:
         TargetExists: the target is there and ``force`` is not given.
@@ -79,7 +118,9 @@ def download_file(
         ClientError: see :class:`Calls`.
     """
     file = client.info(file_id)
-    path = target / plain_name(file.name, file.id) if target.is_dir() else target
+    earlier, path = earlier or Earlier(), target
+    if target.is_dir():
+        path = earlier.free(target / plain_name(file.name, file.id))
     if not force:
         _require_absent(path)
     part = path.with_name(_cut(path.name, MAX_NAME - len(PART)) + PART)
@@ -88,6 +129,7 @@ def download_file(
         verified = _receive_verified(wanted, sink, watcher or Watcher())
         sink.sync()
         _publish(part, path, force=force)
+        earlier.add(path)
     return Downloaded(file, verified, path)
 
 
@@ -161,20 +203,16 @@ def download_to(
 def plain_name(name: str, fallback: str) -> str:
     """A name that is safe as a file's name in a folder of one's own.
 
-    Without folders, control and formatting characters, leading dots and blanks; at most 255
-    bytes of UTF-8, cut before its extension. ``fallback`` when nothing remains.
+    Without folders, and without characters that are invisible or act on a terminal or on the
+    direction of text; at most 255 bytes of UTF-8, cut before its extension. ``fallback`` when
+    nothing but dots and blanks remains.
     """
     for candidate in (name, fallback):
         last = candidate.replace("\\", "/").rpartition("/")[2]
-        visible = "".join(letter for letter in last if _is_visible(letter))
-        if plain := _cut(visible.lstrip(". \u3000").rstrip(), MAX_NAME):
+        plain = _cut(_UNSAFE.sub("", last), MAX_NAME)
+        if plain.strip().strip(".").strip():
             return plain
     return "download"
-
-
-def _is_visible(letter: str) -> bool:
-    category = unicodedata.category(letter)
-    return category[0] != "C" and category not in {"Zl", "Zp"}
 
 
 def _cut(name: str, limit: int) -> str:
