@@ -413,7 +413,8 @@ class CloudFile:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Files that are shared under one slug. ``passcode_hash`` is Argon2id in PHC form."""
+    """Files that are shared under one slug. ``passcode_hash`` is Argon2id in PHC form;
+    ``revision`` grows with each change of the files in it."""
 
     id: str
     account_id: str
@@ -424,6 +425,7 @@ class Bundle:
     expired_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -485,11 +487,13 @@ class JobKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """Work to be done after the transaction that asks for it. ``subject`` is an id."""
+    """Work to be done after the transaction that asks for it. ``subject`` is an id; accounts
+    take turns, so ``account_id`` says for whom it is done."""
 
     kind: JobKind
     subject: str
     argument: str = ""
+    account_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,6 +509,7 @@ class Job:
     created_at: datetime
     finished_at: datetime | None = None
     error: str | None = None
+    account_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

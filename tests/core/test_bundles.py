@@ -15,6 +15,7 @@ import pytest
 from tests.core.world import ALL, Recorder, content, new_upload, open_catalog
 from upwell.core import age, passcodes
 from upwell.core.bundles import NewBundle, public_facts
+from upwell.core.creating import Senses
 from upwell.core.files import Form
 from upwell.core.guesses import BURST, INTERVAL, Asker
 from upwell.errors import (
@@ -30,14 +31,18 @@ from upwell.errors import (
     TooManyGuesses,
     ValidationFailed,
 )
-from upwell.model import Principal, Scope, UploadTask
+from upwell.jobs.moves import Moves
+from upwell.jobs.runner import Runner, Work
+from upwell.model import CloudFile, JobKind, Policy, Principal, Scope, UploadTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.core.world import Core, World
-    from upwell.model import Bundle, CloudFile
+    from upwell.core.zips import Plan
+    from upwell.model import Bundle
 
+GUID = "5d1f0a52-73c4-4d5e-9f4e-0d8f6a1c2b3d"
 UNKNOWN = "00000000-0000-4000-8000-0000000000ff"
 WRONG = "not it"
 RIGHT = "öpen sesame"
@@ -365,8 +370,15 @@ def test_strangers_are_not_told_where_it_was_made(small: World) -> None:
     assert "location" in facts
 
 
-def archived(world: World, bundle: Bundle) -> zipfile.ZipFile:
-    with closing(world.bundles.archive(bundle)) as archive:
+def planned(core: Core, bundle: Bundle) -> Plan:
+    """The plan of a bundle as it is now."""
+    now = core.catalog.bundle(bundle.id, bundle.account_id, core.clock())
+    assert now is not None
+    return core.bundles.plan(now)
+
+
+def archived(core: Core, bundle: Bundle) -> zipfile.ZipFile:
+    with closing(core.bundles.archive(planned(core, bundle))) as archive:
         return zipfile.ZipFile(io.BytesIO(archive.read_at(0, archive.size + 1)))
 
 
@@ -415,9 +427,95 @@ def test_an_archive_of_many_is_planned_in_one_read(small: World) -> None:
 def test_an_archive_is_named_by_what_is_in_it(small: World) -> None:
     bundle = make(small)
     put_in(small, bundle, b"one", file_name="a")
-    first = small.bundles.archive(bundle).etag
-    assert small.another().bundles.archive(bundle).etag == first
+    first = planned(small, bundle).etag
+    assert planned(small.another(), bundle).etag == first
     archived(small, bundle)  # learns the checksums
-    assert small.bundles.archive(bundle).etag == first
+    assert planned(small, bundle).etag == first
     put_in(small, bundle, b"two", file_name="b")
-    assert small.bundles.archive(bundle).etag != first
+    assert planned(small, bundle).etag != first
+
+
+class Scene:
+    """A bundle that was planned, with a file that something is done to, and another bundle."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.me = world, world.me
+        self.one, self.two = make(world), make(world)
+        self.file = put_in(world, self.one, b"one", file_name="one")
+        put_in(world, self.one, b"other", file_name="other")
+        planned(world, self.one)
+
+    def place(self, file: CloudFile, bundle: Bundle | None) -> None:
+        self.world.bundles.place(self.me, file.id, bundle.id if bundle else None)
+
+    def share(self) -> None:
+        again = new_upload(b"one", file_name="twin", bundle_id=self.one.id)
+        assert isinstance(self.world.uploads.create(self.me, again), CloudFile)
+
+    def recycle(self) -> None:
+        self.world.set_policy(enable_recycle=True)
+        self.world.files.delete(self.me, self.file.id)
+
+    def restore(self) -> None:
+        self.recycle()
+        planned(self.world, self.one)
+        self.world.files.restore(self.me, self.file.id)
+
+    def expire(self) -> None:
+        in_an_hour = self.world.clock() + timedelta(hours=1)
+        put_in(self.world, self.one, b"short", expired_at=in_an_hour)
+        planned(self.world, self.one)
+        self.world.clock.advance(hours=2)
+
+    def sweep(self) -> None:
+        self.expire()
+        planned(self.world, self.one)
+        self.world.sweeper.sweep()
+
+    def move(self) -> None:
+        world = self.world
+        world.add_pool(GUID, "third", Policy(public_usable=True))
+        world.pools.move(self.me, self.file.id, GUID)
+        work = Moves(world.catalog, world.homes, world.clock, None, Senses())
+        Runner(world.catalog, world.clock, {JobKind.MOVE: Work(work.do, ())}).run_due()
+        assert world.files.info(self.me, self.file.id).pool_id == GUID
+
+
+CHANGES: dict[str, Callable[[Scene], object]] = {
+    "put in": lambda s: put_in(s.world, s.one, b"new", file_name="new"),
+    "place": lambda s: s.place(s.world.upload(s.me, b"p"), s.one),
+    "take out": lambda s: s.place(s.file, None),
+    "to another": lambda s: s.place(s.file, s.two),
+    "from another": lambda s: s.place(put_in(s.world, s.two, b"t"), s.one),
+    "rename": lambda s: s.world.files.rename(s.me, s.file.id, "renamed"),
+    "share": Scene.share,
+    "delete": lambda s: s.world.files.delete(s.me, s.file.id),
+    "recycle": Scene.recycle,
+    "restore": Scene.restore,
+    "expire": Scene.expire,
+    "sweep": Scene.sweep,
+    "move": Scene.move,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_kept_plan_is_never_out_of_date(small: World, change: str) -> None:
+    """Whatever changes the files of a bundle, another process, which has no plan of it yet, makes
+    the same archive."""
+    scene = Scene(small)
+    CHANGES[change](scene)
+    kept, fresh = planned(small, scene.one), planned(small.another(), scene.one)
+    assert kept is planned(small, scene.one)
+    assert (kept.etag, kept.size) == (fresh.etag, fresh.size)
+    with archived(small, scene.one) as archive:
+        assert archive.testzip() is None
+
+
+def test_a_bundle_is_planned_once_until_it_changes(small: World) -> None:
+    bundle = make(small)
+    put_in(small, bundle, b"one", file_name="one")
+    small.bundles = small.another(recorder := Recorder(small.catalog)).bundles
+    for _ in range(3):
+        archived(small, bundle).testzip()
+    assert recorder.calls.count("bundle_files") == 1
+    assert recorder.calls.count("set_crc32") == 1  # what one archive learned, the next one knows

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from tests.core.world import OTHER_POOL, FakeClock, World
+from tests.core.world import KEY, OTHER_POOL, FakeClock, World
 from tests.harness import eventually
+from upwell.core.creating import Senses
+from upwell.core.events import Events
 from upwell.jobs import runner as runner_module
 from upwell.jobs.runner import LEASE, JobFailed, Lease, Runner, Work
-from upwell.model import Job, JobKind, NewJob
+from upwell.model import Job, JobKind, NewJob, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +81,36 @@ def test_what_is_due_is_done_once_and_in_order(
     for job in jobs:
         assert (now(small, job).finished_at, now(small, job).error) == (small.clock(), None)
     assert runner.run_due() == 0
+
+
+def test_accounts_take_turns(small: World, runner: Runner, worker: Worker) -> None:
+    """Whoever asks for a hundred things delays the others by one each."""
+    for account, count in (("b", 4), ("a", 1), ("c", 2)):
+        for number in range(count):
+            small.clock.advance(seconds=1)
+            job = NewJob(JobKind.MOVE, f"{account}{number}", "", account)
+            small.catalog.add_job(job, small.clock())
+    assert runner.run_due() == 7
+    assert worker.done == ["b0", "c0", "a0", "b1", "c1", "b2", "b3"]
+
+
+def test_every_job_says_for_whom_it_is(small: World) -> None:
+    """A job of nobody would have its turn with all others of nobody."""
+    image = small.upload(small.me, b"x", content_type="image/png")
+    small.pools.move(small.me, image.id, OTHER_POOL)
+    events = Events(small.catalog, small.clock, KEY)
+    hook, _ = events.add_webhook(small.me, "https://hook.example/")
+    events.test_webhook(small.me, hook.id)
+    small.files.rename(small.me, image.id, "y")
+    until = small.clock() + LEASE
+    taken = [
+        small.catalog.claim_job((kind,), "h", small.clock(), until)
+        for kind in (JobKind.MOVE, JobKind.DELIVER, JobKind.DELIVER)
+    ]
+    assert [job and job.account_id for job in taken] == [small.me.account.id] * 3
+    senses = Senses(examines=lambda _: True)
+    (preview,) = senses.jobs_for(image, Policy())
+    assert preview.account_id == small.me.account.id
 
 
 def test_jobs_of_other_kinds_are_left_alone(small: World, runner: Runner, worker: Worker) -> None:

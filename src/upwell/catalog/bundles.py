@@ -330,6 +330,7 @@ def _bundle(row: sa.Row[Any]) -> Bundle:
         expired_at=row.expired_at,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        revision=row.revision,
     )
 
 

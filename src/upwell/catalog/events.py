@@ -78,7 +78,7 @@ def _deliver(
 ) -> None:
     hooks = conn.execute(_WANTED, {"account": account_id}).all()
     wanted = [hook.id for hook in hooks if not hook.events or type_ in hook.events]
-    new = [NewJob(JobKind.DELIVER, hook, str(seq)) for seq in seqs for hook in wanted]
+    new = [NewJob(JobKind.DELIVER, hook, str(seq), account_id) for seq in seqs for hook in wanted]
     jobs.add(conn, new, now)
 
 

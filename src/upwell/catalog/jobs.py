@@ -43,11 +43,17 @@ def _same(new: NewJob) -> sa.Select[Any]:
 
 
 def claim(
-    conn: Connection, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime
+    conn: Connection,
+    kinds: Collection[JobKind],
+    holder: str,
+    now: datetime,
+    until: datetime,
+    after: str | None,
 ) -> Job | None:
     """On a database with many writers, those that come at once skip each other's job."""
     for kind in _due_kinds(conn, kinds, now):
-        row = conn.execute(_longest_due(kind, now).with_for_update(skip_locked=True)).first()
+        wanted = _longest_due(kind, now) if after is None else _next_turn(conn, kind, now, after)
+        row = conn.execute(wanted.with_for_update(skip_locked=True)).first()
         if row is not None:
             changes = {"holder": holder, "due_at": until, "attempts": jobs.c.attempts + 1}
             taken = sa.update(jobs).where(jobs.c.id == row.id).values(changes).returning(jobs)
@@ -69,6 +75,14 @@ def _due_kinds(conn: Connection, kinds: Collection[JobKind], now: datetime) -> l
 def _longest_due(kind: JobKind, now: datetime) -> sa.Select[Any]:
     query = sa.select(jobs.c.due_at, jobs.c.id).where(_WAITS, jobs.c.kind == kind)
     return query.where(jobs.c.due_at <= now).order_by(jobs.c.due_at, jobs.c.id).limit(1)
+
+
+def _next_turn(conn: Connection, kind: JobKind, now: datetime, after: str) -> sa.Select[Any]:
+    """The longest due job of the account whose turn comes after that one's."""
+    due = sa.select(jobs.c.id).where(_WAITS, jobs.c.kind == kind, jobs.c.due_at <= now)
+    in_turn = due.order_by(jobs.c.account_id, jobs.c.due_at, jobs.c.id).limit(1)
+    later = in_turn.where(jobs.c.account_id > after)
+    return in_turn if conn.execute(later).first() is None else later
 
 
 def change_held(conn: Connection, job_id: int, holder: str, changes: dict[str, Any]) -> bool:
@@ -110,6 +124,7 @@ def _values(new: NewJob, now: datetime) -> dict[str, Any]:
         "kind": new.kind,
         "subject": new.subject,
         "argument": new.argument,
+        "account_id": new.account_id,
         "attempts": 0,
         "due_at": now,
         "created_at": now,
@@ -127,6 +142,7 @@ def _job(row: sa.Row[Any]) -> Job:
         created_at=row.created_at,
         finished_at=row.finished_at,
         error=row.error,
+        account_id=row.account_id,
     )
 
 
@@ -140,12 +156,19 @@ class JobMethods:
         return self._db.write(lambda conn: _add_one(conn, job, now, once=once))
 
     def claim_job(
-        self, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime
+        self,
+        kinds: Collection[JobKind],
+        holder: str,
+        now: datetime,
+        until: datetime,
+        after: str | None = None,
     ) -> Job | None:
         """Runners ask all the time, mostly in vain: that takes no turn of the writer's."""
         if not self._db.read(lambda conn: is_due(conn, kinds, now)):
             return None
-        return self._db.write(lambda conn: claim(conn, kinds, holder, now, until), matters=False)
+        return self._db.write(
+            lambda conn: claim(conn, kinds, holder, now, until, after), matters=False
+        )
 
     def renew_job(self, job_id: int, holder: str, until: datetime) -> bool:
         changes = {"due_at": until}

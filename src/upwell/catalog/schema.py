@@ -263,6 +263,8 @@ bundles = _table(
     _instant("expired_at", nullable=True),
     _instant("created_at"),
     _instant("updated_at"),
+    # Grown by triggers on ``files``, with each change of what is in the bundle.
+    sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_bundles_newest", "account_id", "created_at", "id"),
 )
 _ENDS = bundles.c.expired_at.is_not(None)
@@ -389,6 +391,7 @@ jobs = _table(
     _instant("created_at"),
     _instant("finished_at", nullable=True),
     _text("error", nullable=True),
+    _text("account_id", server_default=""),
     sa.Index("ix_jobs_subject", "kind", "subject", "id"),
     sqlite_autoincrement=True,
 )
@@ -396,6 +399,14 @@ _WAITING = jobs.c.finished_at.is_(None)
 job_due = sa.Index(
     "ix_jobs_due_at",
     jobs.c.kind,
+    jobs.c.due_at,
+    sqlite_where=_WAITING,
+    postgresql_where=_WAITING,
+)
+job_turn = sa.Index(
+    "ix_jobs_turn",
+    jobs.c.kind,
+    jobs.c.account_id,
     jobs.c.due_at,
     sqlite_where=_WAITING,
     postgresql_where=_WAITING,

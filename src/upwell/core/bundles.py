@@ -11,7 +11,7 @@ from uuid import uuid4
 from upwell.core import passcodes, policy
 from upwell.core.blobs import stored_size
 from upwell.core.homes import home_of
-from upwell.core.zips import Archive, Entry, archive_names
+from upwell.core.zips import Archive, Entry, Plan, Plans, archive_names
 from upwell.errors import (
     BundleNotFound,
     FileNotFound,
@@ -36,6 +36,7 @@ _SLUG_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that are taken for eac
 _SLUG_LENGTH = 14  # 69 bits: not to be found by trying
 _PROOF = "bundle proof"
 _EVERYTHING = 2**31
+_PLANNED = 100_000  # files in the plans of archives that are kept: about 60 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class Bundles:
         self._key = key
         self._guesses = guesses
         self._passcodes = passcodes.Passcodes()
+        self._plans = Plans(_PLANNED)
 
     # the owner's
 
@@ -201,13 +203,31 @@ class Bundles:
             raise FileNotFound("There is no such file in this bundle, or not any more.")
         return file
 
-    def archive(self, bundle: Bundle) -> Archive:
-        """All files of an opened bundle as one ZIP; encrypted ones as they are stored, with
-        ``.age`` at the end of their names."""
-        files = self._catalog.bundle_files(bundle.id, self._clock(), 0, _EVERYTHING).items
+    def known_plan(self, bundle: Bundle) -> Plan | None:
+        """The plan of an opened bundle's archive when it was made before. Quick."""
+        return self._plans.get(bundle.id, bundle.revision, self._clock())
+
+    def plan(self, bundle: Bundle) -> Plan:
+        """The plan of an opened bundle's archive: all its files, encrypted ones as they are stored,
+        with ``.age`` at the end of their names.
+
+        Takes a quarter of a millisecond of processor time for each file, once for each revision.
+        """
+        known = self.known_plan(bundle)
+        if known is not None:
+            return known
+        # The files are read after the revision was: a plan may be newer than it says, never older.
+        now = self._clock()
+        files = self._catalog.bundle_files(bundle.id, now, 0, _EVERYTHING).items
         names = archive_names([f.name + ".age" * f.encrypted for f in files])
-        entries = [self._entry(file, name) for file, name in zip(files, names, strict=True)]
-        return Archive(entries, self._learn)
+        plan = Plan([self._entry(file, name) for file, name in zip(files, names, strict=True)])
+        until = min((f.expired_at for f in files if f.expired_at is not None), default=None)
+        self._plans.keep(bundle.id, bundle.revision, until, plan)
+        return plan
+
+    def archive(self, plan: Plan) -> Archive:
+        """The archive of a plan, for one reader."""
+        return Archive(plan, self._learn)
 
     def _learn(self, entry: Entry, crc32: int) -> None:
         with suppress(UpwellError):  # of a full disk: it is learnt the next time

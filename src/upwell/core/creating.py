@@ -109,7 +109,7 @@ class Senses:
         kind = media_types.true_type(file.mime_type, file.name)
         if nothing or file.encrypted or not self.examines(kind):
             return []
-        return [NewJob(JobKind.PREVIEW, file.id)]
+        return [NewJob(JobKind.PREVIEW, file.id, account_id=file.account_id)]
 
 
 class Creating:

@@ -156,7 +156,9 @@ class Events:
         delivery. Raises WebhookNotFound."""
         policy.require(principal, Scope.WRITE)
         webhook = self._owned(principal, webhook_id)
-        return self._catalog.add_job(NewJob(JobKind.DELIVER, webhook.id, TEST), self._clock())
+        return self._catalog.add_job(
+            NewJob(JobKind.DELIVER, webhook.id, TEST, webhook.account_id), self._clock()
+        )
 
     def deliveries(
         self, principal: Principal, webhook_id: str, offset: int, take: int

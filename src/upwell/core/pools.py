@@ -286,7 +286,7 @@ class Pools:
         policy.accept_file(file, pool.policy)
         if not file.pool_id == file.blob.pool_id == pool.id:
             self._require_room(principal, file, pool)
-        wanted = NewJob(JobKind.MOVE, file_id, pool_id)
+        wanted = NewJob(JobKind.MOVE, file_id, pool_id, principal.account.id)
         return self._catalog.add_job(wanted, self._clock(), once=True)
 
     def _require_room(self, principal: Principal, file: CloudFile, pool: Pool) -> None:

@@ -496,10 +496,19 @@ class JobRows(Protocol):
         ...
 
     def claim_job(
-        self, kinds: Collection[JobKind], holder: str, now: datetime, until: datetime
+        self,
+        kinds: Collection[JobKind],
+        holder: str,
+        now: datetime,
+        until: datetime,
+        after: str | None = None,
     ) -> Job | None:
         """Take the job that has been due for longest, until then; its attempts are counted
-        here. No two holders are ever given the same job at once."""
+        here. No two holders are ever given the same job at once.
+
+        With ``after``, an account's id, accounts take turns: the job is that of the next account
+        in the order of ids, beginning again after the last one.
+        """
         ...
 
     def renew_job(self, job_id: int, holder: str, until: datetime) -> bool:

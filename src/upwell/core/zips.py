@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import threading
 import unicodedata
 import zlib
 from bisect import bisect_right
+from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate, count
@@ -71,24 +73,53 @@ class Entry:
     key: str
 
 
-class Archive:
-    """The archive of ``entries``, in their order; a ``BlobReader`` for one caller at a time.
+class Plan:
+    """Where every byte of an archive of ``entries``, in their order, is. It can be shared.
 
     ``etag`` is a strong validator: equal ones mean equal bytes, in every process, whichever
-    CRC-32s are known. ``learn(entry, crc32)`` is told each one that was found, once for each
-    key; those given are trusted. Content longer than its ``size`` is cut there.
+    CRC-32s are known. ``crcs`` are those, by key; an archive adds what it learns, for all that
+    come after it. ``starts`` has the offset of each part: entries, their central records, the
+    end; ``size`` is where that ends.
     """
 
-    def __init__(self, entries: Sequence[Entry], learn: Callable[[Entry, int], None]) -> None:
-        self._entries = tuple(entries)
+    __slots__ = ("crcs", "end", "entries", "etag", "size", "starts")
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self.entries = tuple(entries)
+        self.crcs = {entry.key: 0 for entry in self.entries if entry.size == 0}
+        self.crcs |= {e.key: e.crc32 for e in self.entries if e.crc32 is not None}
+        digest = hashlib.sha256(_LAYOUT)
+        lengths = []
+        for entry in self.entries:
+            header, key = _local_header(entry), entry.key.encode()
+            # Each field tells its length or has a fixed one: no two plans hash the same bytes.
+            digest.update(header + struct.pack("<2Q", entry.size, len(key)) + key)
+            lengths.append(len(header) + entry.size + len(_descriptor(entry, 0)))
+        starts = list(accumulate(lengths, initial=0))
+        placed = zip(self.entries, starts, strict=False)  # the last start is the directory's
+        records = [len(_central_record(entry, at, 0)) for entry, at in placed]
+        starts.extend(accumulate(records, initial=starts.pop()))
+        self.end = _end_records(len(records), starts[len(records)], starts[-1])
+        self.etag = f'"{digest.hexdigest()}"'
+        self.size = starts[-1] + len(self.end)
+        self.starts = starts
+
+
+class Archive:
+    """The archive of a plan; a ``BlobReader`` for one caller at a time.
+
+    ``learn(entry, crc32)`` is told each CRC-32 that was found, once for each key; those given
+    are trusted. Content longer than its ``size`` is cut there.
+    """
+
+    def __init__(self, plan: Plan, learn: Callable[[Entry, int], None]) -> None:
+        self._entries, self._starts = plan.entries, plan.starts
+        self._end, self._crcs = plan.end, plan.crcs
         self._learn = learn
-        self._crcs = {entry.key: 0 for entry in self._entries if entry.size == 0}
-        self._crcs |= {e.key: e.crc32 for e in self._entries if e.crc32 is not None}
         self._index: int | None = None  # the entry that ``_reader`` reads
         self._reader: BlobReader | None = None
         self._summed = self._sum = 0  # how much of its beginning went into this CRC-32
-        self.etag, self._starts = self._plan()
-        self.size = self._starts.pop()
+        self.etag, self.size = plan.etag, plan.size
 
     def read_at(self, offset: int, length: int) -> bytes:
         """All ``length`` bytes from ``offset``, fewer only at the archive's end.
@@ -114,23 +145,6 @@ class Archive:
         reader, self._reader, self._index = self._reader, None, None
         if reader is not None:
             reader.close()
-
-    def _plan(self) -> tuple[str, list[int]]:
-        """The ETag, and where each part starts: entries, their central records, the end; last,
-        where the archive ends."""
-        digest = hashlib.sha256(_LAYOUT)
-        lengths = []
-        for entry in self._entries:
-            header, key = _local_header(entry), entry.key.encode()
-            # Each field tells its length or has a fixed one: no two plans hash the same bytes.
-            digest.update(header + struct.pack("<2Q", entry.size, len(key)) + key)
-            lengths.append(len(header) + entry.size + len(_descriptor(entry, 0)))
-        starts = list(accumulate(lengths, initial=0))
-        placed = zip(self._entries, starts, strict=False)  # the last start is the directory's
-        records = [len(_central_record(entry, at, 0)) for entry, at in placed]
-        starts.extend(accumulate(records, initial=starts.pop()))
-        self._end = _end_records(len(records), starts[len(records)], starts[-1])
-        return f'"{digest.hexdigest()}"', [*starts, starts[-1] + len(self._end)]
 
     def _part(self, index: int, start: int, length: int) -> bytes:
         """Some bytes of a part, at least one."""
@@ -190,6 +204,47 @@ class Archive:
             self._turn_to(index)
             self._content(index, self._summed, min(_PIECE, entry.size - self._summed))
         return self._crcs[entry.key]
+
+
+class Plans:
+    """Plans that are kept until what they are of changes, the least used of them dropped first.
+
+    They have at most ``most`` entries together, or there is only one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._lock = threading.Lock()  # a lookup moves its entry: two threads would tear the order
+
+    def get(self, subject: str, version: int, now: datetime) -> Plan | None:
+        """The plan of a subject as it is in this version and at this instant."""
+        with self._lock:
+            kept = self._kept.get(subject)
+            if kept is None or kept.version != version or not kept.holds(now):
+                return None
+            self._kept.move_to_end(subject)
+            return kept.plan
+
+    def keep(self, subject: str, version: int, until: datetime | None, plan: Plan) -> None:
+        """Keep a plan that holds until then, or for as long as the version does."""
+        with self._lock:
+            self._kept[subject] = _Kept(version, until, plan)
+            self._kept.move_to_end(subject)
+            count = sum(len(each.plan.entries) for each in self._kept.values())
+            while count > self._most and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                count -= len(dropped.plan.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    version: int
+    until: datetime | None
+    plan: Plan
+
+    def holds(self, now: datetime) -> bool:
+        return self.until is None or now < self.until
 
 
 def _local_header(entry: Entry) -> bytes:

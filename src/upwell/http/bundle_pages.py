@@ -14,11 +14,11 @@ from upwell.core.files import Form
 from upwell.core.guesses import Asker
 from upwell.core.media_types import true_type
 from upwell.http import render
+from upwell.http.bundle_zip import zip_response
 from upwell.http.downloads import FileResponse, form_of, safe_type
 from upwell.http.forms import form_field
 from upwell.http.guard import PASSCODE_COOKIE, ask, in_thread, session_of
 from upwell.http.refusals import refusal_page
-from upwell.http.streams import zip_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

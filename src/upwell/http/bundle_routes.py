@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from upwell import errors as e
 from upwell.core.files import Form
+from upwell.http.bundle_zip import zip_response
 from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import CHANGES, DERIVING, JSON_BODY, described_headers, responses
 from upwell.http.file_routes import (
@@ -34,7 +35,6 @@ from upwell.http.sharing_schemas import (
     PlaceFile,
     PublicBundleOut,
 )
-from upwell.http.streams import zip_response
 from upwell.http.upload_routes import TOTAL, Offset, Take
 
 if TYPE_CHECKING:

@@ -62,7 +62,8 @@ class Work:
 
 
 class Runner:
-    """Threads that do jobs; those of each kind wait for none of another."""
+    """Threads that do jobs; those of each kind wait for none of another, and accounts take turns:
+    an account with a thousand jobs delays another one's by one job, not by a thousand."""
 
     def __init__(self, catalog: Catalog, clock: Clock, works: Mapping[JobKind, Work]) -> None:
         self._catalog = catalog
@@ -71,6 +72,9 @@ class Runner:
         self._holder = secrets.token_hex(8)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        # The account whose job of a kind this process took last. Threads of a kind share it, so
+        # that each of them gives the next account its turn; a lost update costs one turn only.
+        self._last: dict[JobKind, str] = {}
 
     def start(self) -> None:
         for kind, work in self._works.items():
@@ -112,9 +116,12 @@ class Runner:
         due_at = self._catalog.next_due((kind,))
         if due_at is None or due_at > now:
             return False
-        job = self._catalog.claim_job((kind,), self._holder_name(), now, now + LEASE)
+        job = self._catalog.claim_job(
+            (kind,), self._holder_name(), now, now + LEASE, self._last.get(kind)
+        )
         if job is None:
             return False
+        self._last[kind] = job.account_id
         work = self._works[kind]
         if job.attempts > _tries(work):
             self._give_up(job)
