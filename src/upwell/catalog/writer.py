@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BATCH = 64
-OUT_OF_TURN = 5.0  # seconds to wait for SQLite's own lock without a turn
+OUT_OF_TURN = 8.0  # seconds to wait for SQLite's own lock without a turn
 BLOCKED = 0.1  # the same, while the previous write waited for that lock in vain
 
 
