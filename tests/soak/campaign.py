@@ -6,11 +6,12 @@ import random
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.harness import UPWELL, Server, together
+from tests.harness import UPWELL, Server, eventually, together
 from tests.soak.model import Verdict, judge_file
 from tests.soak.workload import Client, Unanswered
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CONFIG = '[server]\nmin_free_space = "1MiB"\nsweep_interval = 1\nsnapshot_interval = 2\n'
 UNSYNCED = Path(__file__).with_name("unsynced")
+INTERRUPTED = 0.2  # of the cuts are followed by another one while the server starts
 SAMPLE = 100  # older files that are read again after each cut; after the last one all are
 
 
@@ -83,6 +85,24 @@ class Campaign:
             each.join(60)
             assert not each.is_alive(), "a client hangs"
         self.cuts += 1
+        if self._dice.random() < INTERRUPTED:
+            self._start_and_cut()
+
+    def _start_and_cut(self) -> None:
+        """Cut the server off once more while it starts."""
+        starting = threading.Thread(target=self._start_in_vain, daemon=True)
+        starting.start()
+        eventually(lambda: self._server.process is not None, 60, "the server is being started")
+        time.sleep(self._dice.uniform(0, 2))
+        self.place.cut(self._server)
+        starting.join(60)
+        assert not starting.is_alive()
+        self._server.kill()
+        self.cuts += 1
+
+    def _start_in_vain(self) -> None:
+        with suppress(AssertionError, AttributeError):  # its process is taken away meanwhile
+            self._server.start()
 
     def _starts(self) -> bool:
         """Start the server again; one that cannot has lost everything."""
