@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import socket
 import time
 from contextlib import suppress
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tests.api.world import Api, World
 
 CREATE = "/api/files/upload/create"
+DIRECT = "/api/files/upload/direct"
+BATCH = "/api/files/upload/batch"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -251,3 +254,45 @@ def test_malformed_http_has_the_one_shape_too(world: World, data: bytes) -> None
     error = json.loads(body)
     assert error["status"] == status != 422
     assert set(error) == {"code", "message", "status", "detail", "errors", "meta", "trace_id"}
+
+
+def test_a_body_with_a_content_encoding_is_refused_on_every_path(api: Api) -> None:
+    """Nothing would undo it, so the wrong bytes would be stored."""
+    task = api.create(unique())["task_id"]
+    for path, operations in api.description["paths"].items():
+        for method in (each for each, told in operations.items() if "requestBody" in told):
+            url = path.format_map(
+                dict.fromkeys(re.findall(r"{(\w+)}", path), "0") | {"task_id": task}
+            )
+            for body in (b"x" * 32, iter([b"x" * 16, b"x" * 16])):  # with a length, and in chunks
+                coded = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+                answer = api.request(method, url, content=body, headers=coded)
+                refused(answer, 415, "UNSUPPORTED_MEDIA_TYPE")
+    assert api.get(f"/api/files/upload/resume/{task}").json()["uploaded_chunks"] == []
+    plain = {"Content-Encoding": "Identity"}
+    file = {"file": ("a.txt", unique())}
+    assert api.post(DIRECT, files=file, headers=plain).status_code == 200
+    bodiless = api.get("/api/files/me", headers={"Content-Encoding": "gzip"})
+    assert bodiless.status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["base64", "quoted-printable", "x-uuencode", "Base64 "])
+def test_a_part_with_a_transfer_encoding_is_never_stored_encoded(api: Api, encoding: str) -> None:
+    task = api.create(b"aGVsbG8=")["task_id"]
+    for path, field in (
+        (f"/api/files/upload/chunk/{task}/0", "chunk"),
+        (DIRECT, "file"),
+        (BATCH, "content"),
+        (BATCH, "items"),
+    ):
+        disposition = f'Content-Disposition: form-data; name="{field}"; filename="a"\r\n'
+        for head in (
+            f"{disposition}content-transfer-encoding: {encoding}\r\n",
+            f"Content-Transfer-Encoding: binary\r\nContent-Transfer-Encoding: {encoding}\r\n"
+            + disposition,
+        ):
+            body = f"--b\r\n{head}\r\naGVsbG8=\r\n--b--\r\n".encode()
+            for content in (body, iter([body[:9], body[9:]])):
+                form = {"Content-Type": "multipart/form-data; boundary=b"}
+                refused(api.post(path, content=content, headers=form), 400, "FORM_INVALID")
+    assert api.get(f"/api/files/upload/resume/{task}").json()["uploaded_chunks"] == []

@@ -504,7 +504,7 @@ GOOD = {
     + DATA
     + SHUT
     + b"\r\n",
-    "binary": OPEN + b"Content-Transfer-Encoding: binary\r\n" + PLAIN + DATA + SHUT + b"\r\n",
+    "binary": OPEN + b"Content-Transfer-Encoding: Binary\r\n" + PLAIN + DATA + SHUT + b"\r\n",
     "fields-before": _field("a", "1") + _field("b", "2") + OPEN + PLAIN + DATA + SHUT + b"\r\n",
     "fields-after": OPEN
     + PLAIN
@@ -549,7 +549,7 @@ BAD = {
     "two-chunks": OPEN + PLAIN + DATA + b"\r\n" + OPEN + PLAIN + DATA + SHUT + b"\r\n",
     "lf-only": (OPEN + PLAIN).replace(b"\r\n", b"\n") + DATA + SHUT.replace(b"\r\n", b"\n"),
     "no-disposition": OPEN + b"X: y\r\n\r\n" + DATA + SHUT + b"\r\n",
-    "huge-part-head": OPEN + b"X: " + b"a" * 20_000 + b"\r\n" + PLAIN + DATA + SHUT + b"\r\n",
+    "huge-part-head": OPEN + b"X: " + b"a" * 40_000 + b"\r\n" + PLAIN + DATA + SHUT + b"\r\n",
     "many-fields": _field("a", "1") * 100 + OPEN + PLAIN + DATA + SHUT + b"\r\n",
     "huge-field": _field("a", "1" * 70_000) + OPEN + PLAIN + DATA + SHUT + b"\r\n",
     "other-boundary": GOOD["plain"].replace(BOUNDARY.encode(), b"other"),

@@ -28,7 +28,7 @@ from upwell.errors import (
 )
 from upwell.http.channels import BodyChannel, Start
 from upwell.http.guard import in_thread
-from upwell.http.parts import disposition_of, part_disposition
+from upwell.http.parts import disposition_of, is_encoded, is_plain, part_disposition
 from upwell.http.server import stopping
 from upwell.http.sockets import BUFFER_SIZE, ConnectionGone
 
@@ -254,7 +254,7 @@ def _is_chunk_head(head: bytes) -> bool:
             return False
         if name.lower() == b"content-disposition":
             said = disposition_of(value.decode("utf-8", "replace").strip())
-        elif name.lower() == b"content-transfer-encoding":
+        elif name.lower() == b"content-transfer-encoding" and not is_plain(value.decode("latin-1")):
             return False
     return said is not None and said.kind == "form-data" and said.name == FIELD
 
@@ -318,6 +318,8 @@ class FormReader:
     def feed(self, data: bytes) -> None:
         try:
             for event in self._parser.parse(data):
+                if isinstance(event, MultipartSegment) and is_encoded(event):
+                    raise bad_form("a part has a Content-Transfer-Encoding; send its bytes as is")
                 self.on(event)
         except MultipartError as error:
             raise bad_form(str(error)) from None

@@ -32,8 +32,11 @@ from upwell.errors import (
     StorageFull,
     TokenInvalid,
     UpwellError,
+    WrongMediaType,
 )
 from upwell.http.errors import error_response
+from upwell.http.heads import has_coded_body
+from upwell.http.sockets import ConnectionGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,14 +152,23 @@ class Outside:
         scope.setdefault("state", {})["trace_id"] = secrets.token_hex(16)
         exchange = _Exchange(scope, send)
         try:
+            _require_plain_body(scope)
             await self._app(scope, receive, exchange.send)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionGone):
             exchange.aborted = True
             raise
         except Exception as error:  # noqa: BLE001 - whatever fails gets the one error shape
             await exchange.fail(error, receive)
         finally:
             exchange.log()
+
+
+def _require_plain_body(scope: Scope) -> None:
+    """Raises WrongMediaType: encoded bytes would be stored as if they were the content."""
+    if has_coded_body(scope["headers"]):
+        raise WrongMediaType(
+            "This server does not decode a Content-Encoding. Send the body without one."
+        )
 
 
 class Guard:

@@ -30,6 +30,19 @@ def fault_of(method: bytes, version: str, fields: Iterable[tuple[bytes, bytes]])
     return _host_fault(version, hosts) or _coding_fault(version, codings)
 
 
+def has_coded_body(fields: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body comes with a Content-Encoding (RFC 9110 §8.4) other than ``identity``."""
+    coded = body = False
+    for name, value in fields:
+        if name == b"content-encoding":
+            coded = coded or value.strip().lower() not in (b"", b"identity")
+        elif name == b"content-length":
+            body = body or value != b"0"
+        elif name == b"transfer-encoding":
+            body = True
+    return coded and body
+
+
 def _host_fault(version: str, hosts: list[bytes]) -> str | None:
     """RFC 9112 §3.2: two servers that choose different ones of two hosts see two requests."""
     if len(hosts) > 1:

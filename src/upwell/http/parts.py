@@ -31,6 +31,7 @@ _WORDS = re.compile(rf"\s*{_WORD}(\s+{_WORD})*\s*\Z")
 # The parameter itself, and quoted strings, which may hold what looks like it.
 _EXTENDED = re.compile(r'"(?:\\.|[^\\"])*"|;\s*filename\*\s*=\s*"?([^\s";]+)', re.IGNORECASE)
 _TYPE = re.compile(r"[\x20-\x7e]{1,255}\Z")
+_PLAIN = frozenset({"7bit", "8bit", "binary"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,21 @@ def file_type(part: MultipartSegment) -> str | None:
         return declared or None
     plain: str | None = part.content_type
     return plain
+
+
+def is_plain(transfer_encoding: str) -> bool:
+    """Whether a Content-Transfer-Encoding leaves a part's bytes as they are (RFC 2045 §6.2)."""
+    return transfer_encoding.strip().lower() in _PLAIN
+
+
+def is_encoded(part: MultipartSegment) -> bool:
+    """Whether a part's bytes are something else's encoding, such as base64. RFC 7578 §4.7 lets
+    no client of a web server send that."""
+    return not all(
+        is_plain(value)
+        for name, value in part.headerlist
+        if name.lower() == "content-transfer-encoding"
+    )
 
 
 def _text(value: str | None) -> str | None:
