@@ -17,15 +17,20 @@ export function PlaceDialog(props: { files: readonly CloudFile[]; onClose: () =>
   const [where, setWhere] = useState(known[0]?.id ?? NEW);
   const [name, setName] = useState("");
   const place = async () => {
-    const done = await attempt(async () => {
+    const failed: CloudFile[] = [];
+    const begun = await attempt(async () => {
       const id = where === NEW ? (await client.bundles.create({ name: name.trim() })).id : where;
-      for (const file of files) await client.bundles.add(id, file.id);
+      for (const file of files) {
+        if (!(await attempt(() => client.bundles.add(id, file.id)))) failed.push(file);
+      }
     });
     changed();
     void loadBundles();
-    if (!done) return;
-    selected.set(new Set());
-    tell(`${count(files.length, "file")} put into the bundle.`);
+    if (!begun) return;
+    const put = files.length - failed.length;
+    if (!put) return;
+    selected.set(new Set(failed.map(({ id }) => id)));
+    tell(`${count(put, "file")} put into the bundle.`);
     onClose();
   };
   return (

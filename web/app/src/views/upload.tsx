@@ -1,12 +1,13 @@
-import { getDroppedFiles } from "@uppy/core/utils";
 import Dashboard from "@uppy/dashboard";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Bundle } from "../api.ts";
+import { type Dropped, dropped } from "../drops.ts";
+import { count } from "../format.ts";
 import { bundles } from "../state/bundles.ts";
 import { pools } from "../state/files.ts";
 import { objection, options } from "../state/options.ts";
 import { route } from "../state/route.ts";
-import { complain } from "../state/toasts.ts";
+import { complain, tell } from "../state/toasts.ts";
 import { type Body, type Meta, uppy } from "../state/uploads.ts";
 import { useStore } from "../store.ts";
 import { Choice, Field, Switch } from "../ui/basics.tsx";
@@ -16,6 +17,7 @@ import { WaitingList } from "./waiting.tsx";
 
 export { ready } from "../state/uploads.ts";
 
+const NAMED = 3; // items that could not be read which a message names
 const DAY = 24 * 3600; // seconds
 const LIVES: readonly (readonly [string, string])[] = [
   ["", "For ever"],
@@ -85,7 +87,10 @@ function DropArea() {
   );
 }
 
-/** Takes what is dropped beside the drop area, which the browser would open instead. */
+/**
+ * Takes what is dropped, also beside the drop area, where the browser would open it. Before the
+ * Dashboard does: for that, one file that cannot be read ends a whole folder.
+ */
 function PageDrop() {
   const [over, setOver] = useState(false);
   useEffect(() => {
@@ -101,15 +106,15 @@ function PageDrop() {
       setOver(false);
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
-      getDroppedFiles(event.dataTransfer, { logDropError: complain })
-        .then((files) => dashboard()?.addFiles(files))
-        .catch(complain);
+      event.stopPropagation();
+      dashboard()?.setPluginState({ isDraggingOver: false });
+      dropped(event.dataTransfer).then(take).catch(complain);
     };
     addEventListener("dragover", onOver);
-    addEventListener("drop", onDrop);
+    addEventListener("drop", onDrop, { capture: true });
     return () => {
       removeEventListener("dragover", onOver);
-      removeEventListener("drop", onDrop);
+      removeEventListener("drop", onDrop, { capture: true });
     };
   }, []);
   return over ? (
@@ -118,6 +123,15 @@ function PageDrop() {
       Let go to upload
     </div>
   ) : null;
+}
+
+function take({ files, unreadable }: Dropped): void {
+  if (files.length) dashboard()?.addFiles(files);
+  if (!unreadable.length) return;
+  const names = unreadable.slice(0, NAMED).join(", ") + (unreadable.length > NAMED ? ", …" : "");
+  const verb = unreadable.length === 1 ? "was" : "were";
+  const text = `${count(unreadable.length, "item")} could not be read and ${verb} left out: ${names}`;
+  tell(text, { kind: "error" });
 }
 
 function UploadOptions() {
