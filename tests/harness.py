@@ -60,6 +60,8 @@ class Answer:
             "trace_id",
         }, self
         assert self.headers["content-type"].startswith("application/json"), self
+        assert self.headers["x-content-type-options"] == "nosniff", self
+        assert self.headers["cache-control"] == "no-store", self
         return str(error["code"])
 
 

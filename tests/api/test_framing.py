@@ -261,6 +261,7 @@ def test_a_head_that_two_servers_may_read_differently_is_refused(
     ((head, error),) = _bodies(runner.run(_Line(config).answers([sent])))
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"connection: close" in head
+    assert b"nosniff" in head
     assert error["code"] == "MALFORMED_REQUEST"
 
 

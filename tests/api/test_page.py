@@ -190,7 +190,7 @@ def session(world: World, anonymous: Api) -> Api:
     account = world.core.accounts.find("alice")
     assert account is not None
     code = world.core.accounts.invite(account)
-    assert anonymous.get("/login", params={"code": code}).status_code == 303
+    assert anonymous.post("/login", data={"code": code}).status_code == 303
     return anonymous
 
 

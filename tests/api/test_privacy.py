@@ -198,7 +198,13 @@ def test_revoked_and_expired_tokens_are_worth_nothing(world: World) -> None:
 def session(world: World, anonymous: Api) -> Api:
     """A browser that has followed its login link."""
     code = world.core.accounts.invite(world.core.accounts.find("alice"))  # type: ignore[arg-type]
-    answer = anonymous.get("/login", params={"code": code})
+    with Api(world, None, "") as preview:  # only a person spends the code
+        for method in ("GET", "GET", "HEAD"):
+            page = preview.request(method, "/login", params={"code": code})
+            assert "set-cookie" not in page.headers
+        for foreign in FOREIGN:
+            refused(preview.post("/login", data={"code": code}, headers=foreign), 403, "CROSS_SITE")
+    answer = anonymous.post("/login", data={"code": code})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = SimpleCookie(answer.headers["set-cookie"])["upwell_session"]
     assert cookie["httponly"]
@@ -206,8 +212,8 @@ def session(world: World, anonymous: Api) -> Api:
     assert cookie["path"] == "/"
     assert 0 < int(cookie["max-age"]) <= 30 * 24 * 3600
     with Api(world, None, "") as other:
-        refused(other.get("/login", params={"code": code}), 401, "LOGIN_INVALID")
-        page = other.get("/login", params={"code": code}, headers={"Accept": "text/html"})
+        refused(other.post("/login", data={"code": code}), 401, "LOGIN_INVALID")
+        page = other.post("/login", data={"code": code}, headers={"Accept": "text/html"})
         assert (page.status_code, code in page.text) == (401, False)
     return anonymous
 
@@ -244,7 +250,8 @@ def test_a_session_does_not_write_for_another_site(
     session: Api, call: tuple[str, str, Any]
 ) -> None:
     method, path, body = call
-    for foreign in FOREIGN:
+    other_scheme = {"Origin": session.world.url.replace("http:", "https:")}
+    for foreign in (*FOREIGN, other_scheme):
         answer = session.request(method, path.format(id=UNKNOWN), json=body, headers=foreign)
         refused(answer, 403, "CROSS_SITE")
 
@@ -308,7 +315,8 @@ def _use_secrets(url: str, token: str, code: str) -> list[str]:
         except httpx2.TransportError:
             time.sleep(0.05)
     with httpx2.Client(base_url=url, trust_env=False) as browser:
-        assert browser.get("/login", params={"code": code}).status_code == 303
+        assert browser.get("/login", params={"code": code}).status_code == 200
+        assert browser.post("/login", data={"code": code}).status_code == 303
         session = browser.cookies["upwell_session"]
         assert browser.get("/api/files/me").status_code == 200
         assert browser.get("/login", params={"code": "never-a-c0de"}).status_code == 303
@@ -325,5 +333,5 @@ def _use_secrets(url: str, token: str, code: str) -> list[str]:
         assert client.get("/api/files/me?token=query-value&offset=x").status_code == 400
         wrong = {"Authorization": "Bearer wr0ng-token"}
         assert client.get("/api/files/me", headers=wrong).status_code == 401
-        assert client.get("/login", params={"code": "never-a-c0de"}).status_code == 401
+        assert client.post("/login", data={"code": "never-a-c0de"}).status_code == 401
     return [session, "hunter2-json", "hunter2-form", "wr0ng-token", "never-a-c0de"]

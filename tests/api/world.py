@@ -160,7 +160,11 @@ class Api(httpx2.Client):
         operation = self.operation(response.request)
         if operation is not None:
             assert str(response.status_code) in operation["responses"], response.request.url
-        page = response.headers.get("content-type", "").startswith("text/html")
+        kind = response.headers.get("content-type", "")
+        assert response.headers["x-content-type-options"] == "nosniff", response.request.url
+        if kind.startswith("application/json"):
+            assert response.headers["cache-control"] == "no-store", response.request.url
+        page = kind.startswith("text/html")
         if response.status_code < 400 or response.request.method == "HEAD" or page:
             return
         response.read()

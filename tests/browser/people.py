@@ -264,6 +264,12 @@ def login_link(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}{code[0]}"
 
 
+def log_in(page: Page, server: Server) -> None:
+    """Open a login link and confirm it, as a person does."""
+    page.goto(login_link(server))
+    page.get_by_role("button", name="Log in").click()
+
+
 _sessions: dict[Path, Any] = {}
 
 
@@ -271,7 +277,8 @@ def session(server: Server) -> Any:
     """The cookies of a browser that is logged in; one session for all tests of a server."""
     if server.data not in _sessions:
         with httpx2.Client() as client:
-            answer = client.get(login_link(server))
+            url, _, code = login_link(server).partition("?code=")
+            answer = client.post(url, data={"code": code})
             assert answer.status_code == 303, answer
             cookies = [
                 {"name": cookie.name, "value": cookie.value, "domain": "127.0.0.1", "path": "/"}

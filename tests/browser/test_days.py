@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import CHROMIUM_ARGUMENTS, PATIENCE, Visit, login_link, noise
+from tests.browser.people import CHROMIUM_ARGUMENTS, PATIENCE, Visit, log_in, noise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +64,7 @@ def test_days_later(chromium: Browser, server: Server, tmp_path: Path) -> None:
     """Who was logged in still is; the file is chosen again, but neither read nor sent again."""
     file, profile = noise(tmp_path / "film.bin", SIZE), tmp_path / "profile"
     with _browser(chromium, profile, server) as visit:
-        visit.page.goto(login_link(server))
+        log_in(visit.page, server)
         expect(visit.page.get_by_text("No files yet.")).to_be_visible()
         visit.slow_down(SIZE // 10)
         visit.choose(file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import BROKEN, LONG, PHONE, login_link, noise, photo, put_into
+from tests.browser.people import BROKEN, LONG, PHONE, log_in, noise, photo, put_into
 from tests.harness import UPWELL, eventually
 
 if TYPE_CHECKING:
@@ -218,7 +218,7 @@ def test_a_session_that_ends_while_files_are_sent(
     there = task["chunks_uploaded"]
     other = people.visit(profile=visit)
     other.allow("401")
-    other.page.goto(login_link(server))
+    log_in(other.page, server)
     visit.page.get_by_role("button", name="Go on").click()
     visit.expect_uploaded(1)
     assert there > 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import DESKTOP, LONG, PHONE, login_link, noise, photo, set_policy
+from tests.browser.people import DESKTOP, LONG, PHONE, log_in, login_link, noise, photo, set_policy
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -55,7 +55,7 @@ def test_a_session_that_ends_meanwhile(people: People, server: Server) -> None:
     visit.expect_accessible()
     other = people.visit(profile=visit)
     other.allow("401")
-    other.page.goto(login_link(server))
+    log_in(other.page, server)
     visit.page.get_by_role("button", name="Go on").click()
     expect(visit.page.get_by_text("You are logged out.")).to_have_count(0)
 

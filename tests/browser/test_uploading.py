@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.people import LONG, login_link, noise, photo, set_policy
+from tests.browser.people import LONG, log_in, noise, photo, set_policy
 from tests.harness import eventually
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_who_logs_out_leaves_no_file_behind(people: People, server: Server, tmp_
     expect(visit.page.get_by_role("heading", name="Welcome to Upwell")).to_be_visible()
     visit.allow("401")
     eventually(lambda: visit.page.evaluate(_KEPT) == [], 30, "the browser holds on to no file")
-    visit.page.goto(login_link(server))
+    log_in(visit.page, server)
     waiting = visit.page.get_by_role("list", name="Unfinished uploads")
     expect(waiting.get_by_text("film.bin")).to_be_visible()
     expect(visit.transfer("film.bin")).to_have_count(0)

@@ -599,6 +599,21 @@ def test_a_name_that_nobody_knows(hooks: Hooks) -> None:
     assert job.error == "cannot connect: its host is not known"
 
 
+def test_which_names_an_inner_network_has_is_not_told() -> None:
+    """A name that nobody knows and one that leads to a private address are one answer."""
+
+    def unknown(*_: object) -> list[str]:
+        raise OSError("no such name")
+
+    told = set()
+    for resolver in (unknown, lambda *_: ["10.0.0.1"], lambda *_: ["::1"], lambda *_: []):
+        network = Network(5, private=False, resolver=resolver, system=System())
+        with pytest.raises(AddressRefused) as caught:
+            network.connect_tcp("printer.corp", 80)
+        told.add(str(caught.value))
+    assert len(told) == 1
+
+
 def test_proxies_of_the_environment_are_not_used(
     hooks: Hooks, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,7 +139,9 @@ def test_cookies_are_secure_and_links_lead_back(proxy: Proxy) -> None:
     api = proxy.api()
     login = [UPWELL, "login", "--data", str(proxy.server.data)]
     printed = subprocess.run(login, check=True, capture_output=True, text=True, timeout=60).stdout
-    answer = api.call("GET", "/login?" + printed.strip().partition("?")[2])
+    code = printed.strip().partition("?")[2].encode()
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = api.call("POST", "/login", code, kind)
     assert answer.status == 303
     assert re.search(r"; secure\b", answer.headers["set-cookie"], re.IGNORECASE)
     made = api.post_json("/api/bundles", {"name": "Summer"}).json()

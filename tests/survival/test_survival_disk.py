@@ -56,6 +56,85 @@ def _fill(path: Path) -> None:
                     pass
 
 
+def _run(*command: str | Path) -> str:
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    if done.returncode > 1:  # 1 is e2fsck's for errors that it corrected
+        pytest.skip(f"no file system on a loop device here: {done.stderr.strip()}")
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def failing_disk(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """An ext4 of its own, which the kernel makes read-only after an error, and its device."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a disk needs root")
+    image, disk = tmp_path / "image", tmp_path / "failing"
+    disk.mkdir()
+    image.write_bytes(b"")
+    os.truncate(image, 64 * MIB)
+    _run("mkfs.ext4", "-q", "-F", image)
+    device = _run("losetup", "--find", "--show", image)
+    try:
+        _run("mount", "-o", "errors=remount-ro", device, disk)
+        yield disk, device
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+        subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_a_disk_that_became_read_only_is_read(
+    failing_disk: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Encrypted files too, with their password, which is guessed as rarely as ever; whatever
+    writes is refused for now, and nothing is lost."""
+    disk, device = failing_disk
+    data, content = disk / "data", os.urandom(K)
+    with Server(data, config=CONFIG, log=tmp_path / "log") as server:
+        api = server.api()
+        plain = api.finish(api.create(K, K), content, K)["id"]
+        locked = api.create(K, K, encrypt_password="right")
+        assert api.put(locked, 0, content).status == 200
+        sealed = api.complete(locked).json()["id"]
+        task = api.create(2 * K, K)
+        assert api.put(task, 0, content).status == 200
+
+        def read(password: str) -> int:
+            known = {"X-Encrypt-Password": password}
+            answer = server.api().call("GET", f"/api/files/{sealed}", headers=known)
+            assert (answer.body == content) is (answer.status == 200)
+            return answer.status
+
+        Path(f"/sys/fs/ext4/{Path(device).name}/trigger_fs_error").write_text("x")
+        assert api.download(plain) == content
+        assert read("right") == 200
+        guessed = [read("wrong") for _ in range(13)]
+        assert guessed == [403] * 10 + [429] * 3
+        assert read("right") == 200
+        assert len(api.files()) == 2
+        kind = {"Content-Type": "application/json"}
+        for answer in (
+            api.try_create(K, K),
+            api.try_create(K, K, encrypt_password="p"),
+            api.put(task, 1, content),
+            api.form(task, 1, content),
+            api.call("DELETE", f"/api/files/upload/{task}"),
+            api.call("DELETE", f"/api/files/{plain}"),
+            api.call("PATCH", f"/api/files/{plain}/name", b'{"name": "x"}', kind),
+            api.post_json("/api/bundles", {"name": "b", "passcode": "p"}),
+            api.post_json(f"/api/files/{plain}/links", {}),
+        ):
+            assert (answer.status, answer.code) == (503, "STORAGE_FAILED"), answer
+            assert int(answer.headers["retry-after"]) > 0
+        assert not server.bugs()
+        server.kill()
+        for repair in (("umount", disk), ("e2fsck", "-fy", device), ("mount", device, disk)):
+            _run(*repair)
+        api = server.start().api()
+        assert read("right") == 200
+        assert api.uploaded(task) == [0]
+        api.finish(task, content * 2, K)
+
+
 def test_i5_what_cannot_fit_is_refused_at_create(small_disk: Path, tmp_path: Path) -> None:
     data = small_disk / "data"
     with Server(data, config=CONFIG, log=tmp_path / "log") as server:

@@ -24,7 +24,7 @@ from sqlalchemy.pool import NullPool
 
 from upwell.catalog.turns import Turns
 from upwell.catalog.writer import Writer, driver_connection
-from upwell.errors import NotReady, StorageFull, UpwellError
+from upwell.errors import NotReady, StorageFailed, StorageFull, UpwellError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +41,7 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit=67108864",
 )
 _LITTLE = 1 << 20
+_NO_ANSWER = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
 class Sqlite:
@@ -201,6 +202,12 @@ def raise_explained(error: Exception, path: Path) -> NoReturn:
         raise NotReady(
             "Another process keeps the catalog locked; nothing was changed. "
             "Send the request again.",
+            retry_after=5,
+        ) from error
+    if code in _NO_ANSWER or (isinstance(cause, OSError) and cause.errno == errno.EROFS):
+        raise StorageFailed(
+            f"The catalog ({path}) cannot be read or written now ({cause}); nothing was changed. "
+            "Send the request again, and tell the server's operator if that does not help.",
             retry_after=5,
         ) from error
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:

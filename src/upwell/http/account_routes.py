@@ -46,7 +46,7 @@ def make_routes(verbs: Verbs) -> APIRouter:
     )
     async def log_out(request: Request) -> Response:
         """Its cookie is worth nothing from now on. A token in a header is not looked at."""
-        secret = session_secret(request.method, request.headers)
+        secret = session_secret(request.scope, request.headers)
         await in_thread(lambda: verbs.accounts.log_out(secret))
         answer = Response(status_code=204)
         answer.delete_cookie(SESSION_COOKIE, httponly=True, samesite="lax")

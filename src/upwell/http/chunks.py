@@ -47,7 +47,7 @@ class ChunkEndpoint:
         await Response()(scope, receive, send)
 
     async def _receive(self, request: Request, task_id: str, index: int) -> None:
-        secret = secret_of(request.method, request.headers)
+        secret = secret_of(request.scope, request.headers)
         header = request.headers.get("upload-checksum")
 
         def open_writer() -> ChunkWriter:

@@ -39,7 +39,7 @@ from upwell.http.heads import has_coded_body
 from upwell.http.sockets import ConnectionGone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -191,7 +191,7 @@ class Guard:
         is_open = scope["method"] in ("GET", "HEAD") and _OPEN.match(scope["path"])
         if is_open and "authorization" not in headers:
             return await session_of(self._accounts, headers)
-        secret = secret_of(scope["method"], headers)
+        secret = secret_of(scope, headers)
         return await in_thread(lambda: self._accounts.authenticate(secret))
 
 
@@ -220,7 +220,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
             trace = (b"x-trace-id", trace_id_of(self._scope).encode())
-            message = {**message, "headers": [*message["headers"], trace]}
+            message = {**message, "headers": [*_hardened(message["headers"]), trace]}
         await self._send(message)
 
     async def fail(self, error: Exception, receive: Receive) -> None:
@@ -253,6 +253,19 @@ class _Exchange:
         )
 
 
+def _hardened(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, so that no browser takes it for another type, and that no cache keeps
+    JSON, which is somebody's, for anybody else."""
+    given = list(headers)
+    told = dict(given)
+    if b"x-content-type-options" not in told:
+        given.append((b"x-content-type-options", b"nosniff"))
+    is_json = told.get(b"content-type", b"").startswith(b"application/json")
+    if is_json and b"cache-control" not in told:
+        given.append((b"cache-control", b"no-store"))
+    return given
+
+
 def _known(error: Exception) -> UpwellError | None:
     if isinstance(error, UpwellError):
         return error
@@ -270,7 +283,7 @@ def _known(error: Exception) -> UpwellError | None:
     return None
 
 
-def secret_of(method: str, headers: Headers) -> str:
+def secret_of(scope: Scope, headers: Headers) -> str:
     """The credential a request carries. Raises NotAuthenticated or CrossSite."""
     authorization = headers.get("authorization")
     if authorization is not None:
@@ -278,16 +291,16 @@ def secret_of(method: str, headers: Headers) -> str:
         if scheme.lower() != "bearer" or not secret.strip():
             raise TokenInvalid("Send the token as `Authorization: Bearer …`.")
         return secret.strip()
-    return session_secret(method, headers)
+    return session_secret(scope, headers)
 
 
-def session_secret(method: str, headers: Headers) -> str:
+def session_secret(scope: Scope, headers: Headers) -> str:
     """The secret of a browser's session. Raises AuthRequired or CrossSite."""
     session = _cookie(headers)
     if session is None:
         raise _auth_required()
-    if method not in _SAFE_METHODS and not _same_origin(headers):
-        raise CrossSite("This request comes from another site; a session works only on our own.")
+    if scope["method"] not in _SAFE_METHODS:
+        require_same_origin(scope, headers)
     return session
 
 
@@ -299,13 +312,14 @@ def _cookie(headers: Headers) -> str | None:
     return cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
 
 
-def _same_origin(headers: Headers) -> bool:
-    """Whether a browser says that our own page asks (Fetch Metadata, else Origin)."""
-    site = headers.get("sec-fetch-site")
-    if site is not None:
-        return site == "same-origin"
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2] == headers.get("host")
+def require_same_origin(scope: Scope, headers: Headers) -> None:
+    """Raises CrossSite when a browser says that another page than ours asks (Fetch Metadata,
+    otherwise Origin, RFC 6454). Programs say nothing."""
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    own = f"{scope['scheme']}://{headers.get('host')}"
+    if site == "same-origin" or (site is None and origin in (None, own)):
+        return
+    raise CrossSite("This request comes from another site; a session works only on our own.")
 
 
 def _limited(headers: Headers, receive: Receive) -> Receive:

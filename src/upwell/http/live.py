@@ -87,7 +87,7 @@ class _Stream(StreamingResponse):
         self._source = source
         self._opening = opening
         self._principal: Principal = request.scope["state"]["principal"]
-        self._secret = secret_of(request.method, request.headers)
+        self._secret = secret_of(request.scope, request.headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._streams.place(self._principal.account.id):

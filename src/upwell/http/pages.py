@@ -11,9 +11,12 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from upwell.core.accounts import SESSION_LIFE
-from upwell.errors import UpwellError
+from upwell.errors import LoginInvalid, UpwellError
 from upwell.http import built_page, render
-from upwell.http.guard import SESSION_COOKIE, in_thread, session_of
+from upwell.http.errors import status_of
+from upwell.http.forms import form_field
+from upwell.http.guard import SESSION_COOKIE, in_thread, require_same_origin, session_of
+from upwell.http.refusals import wants_page
 
 if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
@@ -48,17 +51,36 @@ def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRo
             return page.index(request)
         return render.message(request, "Upwell", _NOT_BUILT, hint=_MEANWHILE, status=503)
 
+    _add_login(router, verbs, secure_cookies=secure_cookies)
+    router.include_router(render.make_routes())
+    router.include_router(built_page.make_routes(page))
+    _add_docs(router)
+    return router
+
+
+def _add_login(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> None:
     @router.get("/login")
-    async def login(request: Request, code: Annotated[str, Query(max_length=200)] = "") -> Response:
+    async def login_page(
+        request: Request, code: Annotated[str, Query(max_length=200)] = ""
+    ) -> Response:
+        """Spends nothing: link previews and prefetching browsers open addresses too."""
+        if await session_of(verbs.accounts, request.headers) is not None:
+            return RedirectResponse("/", 303)
+        if not code:
+            return _refused(request, LoginInvalid("This login link has no code; make a new one."))
+        return render.page(request, "login.html", {"title": "Upwell", "code": code})
+
+    @router.post("/login")
+    async def log_in(request: Request) -> Response:
         if await session_of(verbs.accounts, request.headers) is not None:
             return RedirectResponse("/", 303)
         try:
+            require_same_origin(request.scope, request.headers)
+            code = await form_field(request, "code")
             secret = await in_thread(lambda: verbs.accounts.log_in(code))
         except UpwellError as error:
-            if "text/html" not in request.headers.get("accept", ""):
-                raise
-            return render.message(request, "Upwell", error.message, status=401)
-        answer = RedirectResponse("/", 303)
+            return _refused(request, error)
+        answer = RedirectResponse("/", 303, headers={"Cache-Control": "no-store"})
         answer.set_cookie(
             SESSION_COOKIE,
             secret,
@@ -69,10 +91,12 @@ def make_routes(verbs: Verbs, page: BuiltPage, *, secure_cookies: bool) -> APIRo
         )
         return answer
 
-    router.include_router(render.make_routes())
-    router.include_router(built_page.make_routes(page))
-    _add_docs(router)
-    return router
+
+def _refused(request: Request, error: UpwellError) -> Response:
+    """A page that says why, where one is accepted. Raises ``error`` otherwise."""
+    if not wants_page(request):
+        raise error
+    return render.message(request, "Upwell", error.message, status=status_of(type(error)))
 
 
 def _add_docs(router: APIRouter) -> None:

@@ -240,6 +240,7 @@ class UpwellProtocol(HttpToolsProtocol):
         body = json.dumps(error).encode()
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
             f"x-trace-id: {trace}\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(STATUS_LINE[status] + head.encode() + body)

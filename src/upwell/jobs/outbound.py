@@ -133,7 +133,7 @@ class Network(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         failure: Exception = AddressRefused(
-            "its host is not on the public internet, and webhook_private_networks is off"
+            "its host has no address on the public internet (webhook_private_networks is off)"
         )
         for address in self._addresses(host, port):
             seconds = min(CONNECT_SECONDS, self._deadline.left())
@@ -152,7 +152,9 @@ class Network(httpcore2.NetworkBackend):
         try:
             found = self._resolve(host, port)
         except OSError:
-            raise httpcore2.ConnectError("its host is not known") from None
+            if self._private:
+                raise httpcore2.ConnectError("its host is not known") from None
+            return []  # told as any other host that is not public: names of a network are secret
         return [each for each in found if self._private or is_public(each)]
 
 

@@ -4,7 +4,7 @@ import { Mark } from "../ui/icons.tsx";
 
 /** The login code in what somebody pasted: a link, or the code alone. */
 export function codeOf(text: string): string {
-  return /[?&]code=([^&\s]+)/.exec(text)?.[1] ?? encodeURIComponent(text.trim());
+  return /[?&]code=([^&\s]+)/.exec(text)?.[1] ?? text.trim();
 }
 
 /** For who is not logged in. */
@@ -23,12 +23,8 @@ export function Welcome() {
           No link at hand? Whoever runs the server makes a new one with <code>upwell login</code>.
           It works once.
         </p>
-        <form
-          onSubmit={(event) => {
-            event.preventDefault();
-            location.assign(`/login?code=${codeOf(text)}`);
-          }}
-        >
+        <form method="post" action="/login">
+          <input type="hidden" name="code" value={codeOf(text)} />
           <Field
             label="Or paste the link here"
             autocomplete="off"

@@ -85,7 +85,10 @@ function exampleOf(path: string): string {
 async function loggedIn(): Promise<BrowserContext> {
   const made = await browser.newContext();
   const { pathname, search } = new URL(server.loginUrl);
-  await (await made.newPage()).goto(network.url + pathname + search);
+  const page = await made.newPage();
+  await page.goto(network.url + pathname + search);
+  await page.getByRole("button", { name: "Log in" }).click();
+  await page.waitForURL(`${network.url}/`);
   return made;
 }
 
