@@ -85,6 +85,7 @@ def test_days_later(chromium: Browser, server: Server, tmp_path: Path) -> None:
         visit.open()
         waiting = visit.page.get_by_role("list", name="Unfinished uploads")
         expect(waiting.get_by_text("film.bin")).to_be_visible()
+        visit.page.get_by_label("Keep", exact=True).select_option("For 7 days")
         visit.choose(file)
         visit.expect_uploaded(1)
         numbers = {int(url.rsplit("/", 1)[1]) for url in sent if "/upload/chunk/" in url}
@@ -92,4 +93,5 @@ def test_days_later(chromium: Browser, server: Server, tmp_path: Path) -> None:
     assert numbers == set(range(task["chunks_count"])) - acknowledged
     (stored,) = server.api().files()
     assert server.api().resume(task["task_id"])["file_id"] == stored["id"], "it was another upload"
+    assert stored["expired_at"] is not None, "what was chosen last counts"
     assert stored["hash"] == hashlib.sha256(file.read_bytes()).hexdigest()
