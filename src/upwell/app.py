@@ -45,7 +45,8 @@ from upwell.log import set_up_log
 from upwell.media.examine import Examiner, wants
 from upwell.media.sniff import sniff
 from upwell.model import DEFAULT_POOL_ID, JobKind, OpenLimits
-from upwell.stores.local import LocalStore, sync_folder
+from upwell.stores.descriptors import sync_folder
+from upwell.stores.local import LocalStore
 
 if TYPE_CHECKING:
     import socket

@@ -190,6 +190,9 @@ class Allowance:
     account: int | None = None
 
 
+NO_LIMIT = Allowance()
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where an upload's bytes lie: ``size`` bytes under ``key``, in chunks of ``chunk_size``,
@@ -518,3 +521,23 @@ class Garbage:
 
     pool_id: str
     key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """One line of a catalog's journal: what became of an account, a token, a pool, a bundle or
+    a file.
+
+    ``deleted`` is a file's id, ``removed`` a bundle's, ``revoked`` a token's, all of
+    ``account_id``.
+    """
+
+    account: Account | None = None
+    token: Token | None = None
+    pool: Pool | None = None
+    bundle: Bundle | None = None
+    file: CloudFile | None = None
+    deleted: str | None = None
+    removed: str | None = None
+    revoked: str | None = None
+    account_id: str | None = None

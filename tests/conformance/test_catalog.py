@@ -645,8 +645,10 @@ class TestChunks:
     def test_same_chunk_again_changes_no_figure(self, catalog: Catalog, ann: Account) -> None:
         task = _begin(catalog, _task(ann))
         first = catalog.record_chunk(task.id, _chunk(0), NOW, NOW + WEEK)
-        again = catalog.record_chunk(task.id, _chunk(0, staged="s"), NOW, NOW + WEEK)
+        again = catalog.record_chunk(task.id, _chunk(0), NOW, NOW + WEEK)
         assert again == first
+        moved = catalog.record_chunk(task.id, _chunk(0, staged="s"), NOW, NOW + WEEK)
+        assert moved == replace(first, revision=1)
         assert catalog.chunk(task.id, 0) == _chunk(0, staged="s")
 
     def test_replaced_chunk_counts_once_and_raises_the_revision(
@@ -1448,6 +1450,39 @@ class TestUsage:
         assert catalog.usage(ann.id) == {}
         assert catalog.pool_usage(POOL) == Usage()
 
+    @pytest.mark.parametrize("end", ["cancel", "complete", "forget"])
+    def test_chunks_sent_again_are_reserved_beside_the_upload(
+        self, catalog: Catalog, ann: Account, end: str
+    ) -> None:
+        task = _begin(catalog, _task(ann))
+        size = task.layout.size
+        room = Allowance(account=size + 150)
+        for index in range(4):
+            catalog.record_chunk(task.id, _chunk(index), NOW, NOW + WEEK, Allowance(account=0))
+        for name in ("0.a", "0.b", "0.b"):  # one at a time
+            catalog.record_chunk(task.id, _chunk(0, "x" + name, staged=name), NOW, NOW + WEEK, room)
+            assert catalog.usage(ann.id) == {POOL: Usage(0, size + CHUNK, 0)}
+        before = (catalog.task(ann.id, task.id, NOW), catalog.chunk(task.id, 1))
+        for tight in (room, Allowance(pool=size + CHUNK)):
+            with pytest.raises(QuotaExceeded):
+                catalog.record_chunk(
+                    task.id, _chunk(1, "y", staged="1.a"), NOW + HOUR, NOW + WEEK, tight
+                )
+        assert (catalog.task(ann.id, task.id, NOW), catalog.chunk(task.id, 1)) == before
+        if end == "complete":
+            assert before[0] is not None
+            catalog.complete(task.id, before[0].revision, *_outcome(task, ann))
+            assert catalog.usage(ann.id) == {POOL: Usage(size, 0, 1)}
+        elif end == "cancel":
+            assert catalog.cancel(ann.id, task.id, NOW)
+            assert catalog.usage(ann.id) == {}
+        else:
+            chunk = catalog.chunk(task.id, 0)
+            assert chunk is not None
+            assert catalog.forget_chunk(task.id, chunk, NOW)
+            assert catalog.usage(ann.id) == {POOL: Usage(0, size, 0)}
+        assert catalog.repair_usage() == 0
+
     def test_upload_is_reserved_then_stored_then_gone(self, catalog: Catalog, ann: Account) -> None:
         task = _begin(catalog, _task(ann))
         assert catalog.usage(ann.id) == {POOL: Usage(0, 400, 0)}
@@ -2094,9 +2129,17 @@ class Bookkeeping(RuleBasedStateMachine):
         self.noted.append((EventType.UPLOAD_CREATED, got.id))
         return got
 
-    @rule(task=running, index=st.integers(0, 3), etag=st.sampled_from("ab"), size=st.integers(1, 9))
-    def record(self, task: UploadTask, index: int, etag: str, size: int) -> None:
-        chunk = _chunk(index, etag, size)
+    @rule(
+        task=running,
+        index=st.integers(0, 3),
+        etag=st.sampled_from("ab"),
+        size=st.integers(1, 9),
+        staged=st.sampled_from([None, "side"]),
+    )
+    def record(
+        self, task: UploadTask, index: int, etag: str, size: int, staged: str | None
+    ) -> None:
+        chunk = _chunk(index, etag, size, staged)
         until = self.now + 2 * HOUR
         got = _or_error(lambda: self.catalog.record_chunk(task.id, chunk, self.now, until))
         if task.id not in self.tasks:
@@ -2108,7 +2151,8 @@ class Bookkeeping(RuleBasedStateMachine):
             before,
             received_count=len(self.chunks[task.id]),
             received_bytes=sum(c.size for c in self.chunks[task.id].values()),
-            revision=before.revision + (held is not None and held.etag != etag),
+            revision=before.revision
+            + (held is not None and (held.etag, held.staged) != (etag, staged)),
             updated_at=self.now,
             expires_at=until,
         )
@@ -2303,7 +2347,9 @@ class Bookkeeping(RuleBasedStateMachine):
 
     def _held(self, pool_id: str) -> Usage:
         blobs = {f.blob.id: f.size for f in self.files.values() if f.blob.pool_id == pool_id}
-        reserved = sum(t.layout.size for t in self.tasks.values() if t.pool_id == pool_id)
+        here = [task for task in self.tasks.values() if task.pool_id == pool_id]
+        beside = [c.size for task in here for c in self.chunks[task.id].values() if c.staged]
+        reserved = sum(task.layout.size for task in here) + sum(beside)
         files = sum(f.pool_id == pool_id for f in self.files.values())
         return Usage(sum(blobs.values()), reserved, files)
 
@@ -2743,7 +2789,7 @@ class TestMigrations:
             ann, bob = sql.accounts()
             assert (ann.name, ann.quota) == ("ann", None)
             assert sql.usage(ann.id) == {
-                POOL: Usage(stored_bytes=11, reserved_bytes=3000, files=3),
+                POOL: Usage(stored_bytes=11, reserved_bytes=3100, files=3),
                 OTHER: Usage(stored_bytes=100, reserved_bytes=0, files=1),
             }
             assert sql.usage(bob.id) == {POOL: Usage(5, 0, 1)}
@@ -2796,7 +2842,10 @@ def _write_revision_1(path: Path) -> None:
                 for n, s in enumerate(("completed", "cancelled", "expired"), 2)
             ),
         ],
-        "chunks": [{"task_id": "t0", "index": n, "size": 100, "etag": "e"} for n in (0, 1)],
+        "chunks": [
+            {"task_id": "t0", "index": n, "size": 100, "etag": "e", "staged": staged}
+            for n, staged in ((0, None), (1, "1.a"))
+        ],
         "blobs": [
             _row_of_blob("b1", "ann", POOL, 1),
             _row_of_blob("b2", "ann", POOL, 10),

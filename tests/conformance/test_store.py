@@ -27,6 +27,7 @@ from tests.stores import put, reserve
 from upwell.errors import StorageFull
 from upwell.model import Chunk, Layout
 from upwell.stores import local as local_store
+from upwell.stores.descriptors import lock
 from upwell.stores.local import LocalStore
 from upwell.stores.memory import MemoryStore
 
@@ -393,9 +394,9 @@ def test_begin_again_starts_afresh(store: BlobStore) -> None:
         for replace in (False, True):
             slot.begin(replace=replace)
             slot.write(memoryview(text(N - 1, 9)))
-            chunk = write(slot, text(N, 10), replace=replace)
+            chunk = write(slot, text(N, 10 + replace), replace=replace)
             assert chunk.size == N
-            assert read_chunk(store, layout, chunk) == text(N, 10)
+            assert read_chunk(store, layout, chunk) == text(N, 10 + replace)
         assert len(list(store.list_staged())) == 1
 
 
@@ -616,6 +617,53 @@ def test_a_slot_outlives_its_upload_quietly(store: BlobStore) -> None:
     assert list(store.list_staged()) == []
 
 
+# sent again
+
+
+@pytest.mark.parametrize("staged", [False, True])
+@pytest.mark.parametrize("step", [1, 7, N])
+def test_what_is_sent_again_unchanged_takes_no_space(
+    store: BlobStore, step: int, *, staged: bool
+) -> None:
+    layout, acked = upload(store, text(3 * N))
+    chunk = acked.chunks[1]
+    if staged:
+        chunk = send(store, layout, 1, text(N, 5), replace=True)
+    body = read_chunk(store, layout, chunk)
+    before = sorted(store.list_staged())
+    with closing(store.slot(layout, 1)) as slot:
+        assert slot.acquire()
+        slot.begin(replace=True, staged=chunk.staged)
+        for at in range(0, N, step):
+            slot.write(memoryview(body)[at : at + step])
+        assert sorted(store.list_staged()) == before
+        assert slot.commit() == chunk
+        slot.begin(replace=True, staged=chunk.staged)  # another body, which differs at its end
+        other = body[:-1] + bytes([body[-1] ^ 1])
+        for at in range(0, N, step):
+            slot.write(memoryview(other)[at : at + step])
+        changed = slot.commit()
+        slot.keep()
+    assert changed.etag != chunk.etag
+    assert changed.staged not in (None, chunk.staged)
+    assert read_chunk(store, layout, changed) == other
+    assert read_chunk(store, layout, chunk) == body
+    if staged:
+        store.unstage(layout.key, chunk.staged)
+        again = send(store, layout, 1, body, replace=True)
+        assert again.staged is not None, "what is lost is stored again"
+
+
+def test_what_the_catalog_refused_is_dropped_after_all(store: BlobStore) -> None:
+    layout, _ = upload(store, text(N))
+    with closing(store.slot(layout, 0)) as slot:
+        assert slot.acquire()
+        write(slot, text(N, 5), replace=True)
+        slot.keep()
+        slot.drop()
+    assert list(store.list_staged()) == []
+
+
 # strays
 
 
@@ -657,9 +705,10 @@ def test_side_objects_are_no_strays_until_their_slot_is_closed(store: BlobStore)
     with closing(store.slot(layout, 0)) as slot:
         assert slot.acquire()
         slot.begin(replace=True)
+        slot.write(memoryview(text(N, 2))[: N // 2])
         ((_, name, _),) = store.list_staged()
         assert not store.reclaim(layout.key, name, lambda: True)
-        slot.write(memoryview(text(N, 2)))
+        slot.write(memoryview(text(N, 2))[N // 2 :])
         slot.commit()
         slot.keep()
         assert not store.reclaim(layout.key, name, lambda: True)
@@ -817,6 +866,12 @@ def test_space_that_is_left_to_others(tmp_path: Path) -> None:
     with pytest.raises(StorageFull):
         put(store, bytes(1 << 20))
     assert list(store.list_keys()) == []
+    roomy = LocalStore(tmp_path / "pool", min_free=0)
+    layout, acked = upload(roomy, text(N))
+    with pytest.raises(StorageFull):
+        send(store, layout, 0, text(N, 5), replace=True)
+    assert send(store, layout, 0, text(N), replace=True) == acked.chunks[0]
+    assert list(store.list_staged()) == []
 
 
 def test_reserve_allocates_real_blocks(local: LocalStore, tmp_path: Path) -> None:
@@ -840,7 +895,7 @@ def test_a_file_system_without_fallocate_serves(
         def fallocate(*_args: int) -> int:
             return -1
 
-    monkeypatch.setattr("upwell.stores.local._libc", Old)
+    monkeypatch.setattr("upwell.stores.descriptors._libc", Old)
     monkeypatch.setattr("ctypes.get_errno", lambda: errno.EOPNOTSUPP)
     layout, acked = upload(local, text(3 * N + 1))
     local.publish(layout, acked)
@@ -926,7 +981,7 @@ def test_what_was_swept_before_it_was_locked_is_made_again(
         fd = real(path, flags, mode)
         if flags & os.O_CREAT and not taken:
             taken.append(real(path, os.O_RDWR))
-            assert local_store._lock(taken[0], local_store._UNNAMED)
+            assert lock(taken[0], local_store._UNNAMED)
             if sweeper == "unlinks":
                 Path(path).unlink()
                 os.close(taken[0])
@@ -947,6 +1002,7 @@ import sys, time
 from pathlib import Path
 from upwell.model import Layout
 from upwell.stores import local as local_store
+from upwell.stores.descriptors import lock
 from upwell.stores.local import LocalStore
 store = LocalStore(Path(sys.argv[1]), min_free=0)
 layout = Layout(sys.argv[2], int(sys.argv[3]), int(sys.argv[3]))

@@ -285,7 +285,7 @@ class Recorder:
     def contended(self) -> bool:
         return not self.free
 
-    def begin(self, *, replace: bool) -> None:
+    def begin(self, *, replace: bool, staged: str | None = None) -> None:
         self.did.append(("begin", replace))
 
     def write(self, data: memoryview) -> None:
@@ -299,6 +299,9 @@ class Recorder:
 
     def keep(self) -> None:
         self.did.append("keep")
+
+    def drop(self) -> None:
+        self.did.append("drop")
 
     def close(self) -> None:
         self.did.append("close")

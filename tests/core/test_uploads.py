@@ -43,6 +43,7 @@ from upwell.errors import (
     FileTooLarge,
     HashMismatch,
     PoolNotFound,
+    QuotaExceeded,
     ScopeMissing,
     StorageFull,
     TaskClosed,
@@ -720,6 +721,56 @@ def test_complete_of_a_file_that_is_deleted_since(world: World) -> None:
     world.files.delete(world.me, world.uploads.complete(world.me, task.id).id)
     with pytest.raises(TaskNotFound):
         world.uploads.complete(world.me, task.id)
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_a_damaged_chunk_is_whole_when_it_is_sent_again(world: World, staged: bool) -> None:
+    """I1: its bytes were acknowledged, and the disk has others, or none."""
+    data = content(2 * CHUNK)
+    task = task_for(world, world.me, new_upload(data))
+    world.send_all(world.me, task, data)
+    if staged:
+        world.send(world.me, task, 0, content(CHUNK, 5))
+        world.send(world.me, task, 0, data[:CHUNK])
+        world.store.unstage(task.layout.key)
+    else:
+        with closing(world.store.slot(task.layout, 0)) as slot:
+            assert slot.acquire()
+            slot.begin(replace=False)
+            slot.write(memoryview(content(CHUNK, 6)))
+            slot.commit()
+    for _ in range(2):
+        world.send(world.me, task, 0, data[:CHUNK])
+    assert len(world.sides()) == 1
+    file = world.another().uploads.complete(world.me, task.id)
+    assert world.read(world.me, file.id) == data
+
+
+@pytest.mark.parametrize("whose", ["pool", "account"])
+def test_chunks_sent_again_and_again_take_their_room_once(world: World, whose: str) -> None:
+    data, me = content(3 * CHUNK), world.me
+    room = len(data) + CHUNK + CHUNK // 2
+    if whose == "pool":
+        world.set_policy(quota=room)
+    else:
+        me = replace(me, account=replace(me.account, quota=room))
+    task = task_for(world, me, new_upload(data))
+    for index in range(3):
+        world.send(me, task, index, piece(task, data, index))
+    for seed in range(5):
+        world.send(me, task, 0, content(CHUNK, 10 + seed))
+        assert len(world.sides()) == 1
+        assert world.catalog.usage(me.account.id)[task.pool_id].total == len(data) + CHUNK
+    sides, before = world.sides(), world.catalog.chunk(task.id, 1)
+    with pytest.raises(QuotaExceeded):
+        world.send(me, task, 1, content(CHUNK, 9))
+    assert (world.sides(), world.catalog.chunk(task.id, 1)) == (sides, before)
+    world.send(me, task, 1, piece(task, data, 1))  # a re-send of what is there is welcome
+    world.send(me, task, 0, piece(task, data, 0))
+    file = world.uploads.complete(me, task.id)
+    assert world.read(me, file.id) == data
+    assert world.catalog.usage(me.account.id)[task.pool_id].total == len(data)
+    assert world.sides() == set()
 
 
 def test_a_crash_between_publish_and_row_is_repeatable(

@@ -17,6 +17,7 @@ from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     accounts,
     blobs,
+    chunks,
     files,
     garbage,
     in_progress,
@@ -43,6 +44,12 @@ _SECOND = timedelta(seconds=1)
 _LOCK_POOL = sa.select(pools.c.id).where(pools.c.id == sa.bindparam("pool")).with_for_update()
 _KEEP_POOL = Prepared(
     sa.select(pools.c.id).where(pools.c.id == sa.bindparam("pool")).with_for_update(read=True)
+)
+_BESIDE = (  # what chunks take that were sent again with other bytes
+    sa.select(tasks.c.account_id, tasks.c.pool_id, sa.func.sum(chunks.c.size).label("figure"))
+    .join(chunks, chunks.c.task_id == tasks.c.id)
+    .where(in_progress, chunks.c.staged.is_not(None))
+    .group_by(tasks.c.account_id, tasks.c.pool_id)
 )
 _TOTAL = sa.func.coalesce(sa.func.sum(usage.c.stored_bytes + usage.c.reserved_bytes), 0)
 
@@ -245,6 +252,8 @@ def _counted(conn: Connection) -> dict[tuple[str, str], dict[str, int]]:
         query = sa.select(*owner, figure.label("figure")).where(where).group_by(*owner)
         for row in conn.execute(query):
             found[row.account_id, row.pool_id][name] = int(row.figure)
+    for row in conn.execute(_BESIDE):
+        found[row.account_id, row.pool_id]["reserved_bytes"] += int(row.figure)
     return found
 
 

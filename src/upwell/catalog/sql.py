@@ -19,7 +19,7 @@ from upwell.catalog.pools import PoolMethods
 from upwell.catalog.sqlite import Sqlite, raise_explained
 from upwell.core.ports import NewFile
 from upwell.errors import NotReady
-from upwell.model import ALL_FILES
+from upwell.model import ALL_FILES, NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -169,10 +169,15 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         return self._db.read(lambda conn: tasks.chunk_indexes(conn, task_id))
 
     def record_chunk(
-        self, task_id: str, chunk: Chunk, now: datetime, expires_at: datetime
+        self,
+        task_id: str,
+        chunk: Chunk,
+        now: datetime,
+        expires_at: datetime,
+        allowance: Allowance = NO_LIMIT,
     ) -> UploadTask:
         return self._db.write(
-            lambda conn: tasks.record_chunk(conn, task_id, chunk, now, expires_at)
+            lambda conn: tasks.record_chunk(conn, task_id, chunk, now, expires_at, allowance)
         )
 
     def intend_chunk(self, task_id: str, index: int, fingerprint: str) -> str:

@@ -112,6 +112,9 @@ _FIGURES = sa.select(
     sa.func.count().label("count_"),
     sa.func.coalesce(sa.func.sum(chunks.c.size), 0).label("bytes_"),
 ).where(chunks.c.task_id == _ID)
+_BESIDE = sa.select(sa.func.coalesce(sa.func.sum(chunks.c.size), 0)).where(
+    chunks.c.task_id == _ID, chunks.c.staged.is_not(None)
+)
 _DROP_CHUNKS = sa.delete(chunks).where(chunks.c.task_id == _ID)
 
 _STATUS = Prepared(sa.select(tasks.c.status).where(tasks.c.id == _ID).with_for_update())
@@ -290,7 +293,12 @@ def staged_names(conn: Connection, key: str) -> set[str]:
 
 
 def record_chunk(
-    conn: Connection, task_id: str, new: Chunk, now: datetime, expires_at: datetime
+    conn: Connection,
+    task_id: str,
+    new: Chunk,
+    now: datetime,
+    expires_at: datetime,
+    allowance: Allowance,
 ) -> UploadTask:
     """Counted as new first, which also locks the task; put right when it was a replacement."""
     slide = {"task": task_id, "now": now, "until": expires_at}
@@ -304,11 +312,22 @@ def record_chunk(
         "etag": new.etag,
         "staged": new.staged,
     }
+    old = None
     if not _insert_chunk(conn.dialect.name).count(conn, values):
         old = _replace_chunk(conn, task_id, new)
-        put_right = {"more": -1, "bytes": -old.size, "replaced": int(old.etag != new.etag)}
+        same = (old.etag, old.staged) == (new.etag, new.staged)
+        put_right = {"more": -1, "bytes": -old.size, "replaced": int(not same)}
         row = _COUNT_CHUNK.first(conn, slide | put_right)
-    return _task(row)
+    task = _task(row)
+    if more := _beside(new) - _beside(old):
+        pools.require_room(conn, task.account_id, task.pool_id, max(0, more), allowance)
+        pools.count(conn, task.account_id, task.pool_id, reserved=more)
+    return task
+
+
+def _beside(chunk: Chunk | None) -> int:
+    """Bytes that a chunk takes beside those that its upload has reserved."""
+    return chunk.size if chunk is not None and chunk.staged is not None else 0
 
 
 @cache
@@ -335,6 +354,8 @@ def forget_chunk(conn: Connection, task_id: str, chunk: Chunk, now: datetime) ->
     if there is None or _chunk(there) != chunk:
         return False
     conn.execute(sa.delete(chunks).where(_THIS_CHUNK), this)
+    if beside := _beside(chunk):
+        pools.count(conn, row.account_id, row.pool_id, reserved=-beside)
     left = conn.execute(_FIGURES, {"task": task_id}).one()
     changes = {
         "received_count": left.count_,
@@ -456,9 +477,10 @@ def _end(
     changes = {"status": status, "file_id": file_id, "updated_at": now}
     erased = dict.fromkeys(("identity", "seal_head", "seal_key", "seal_check"))
     conn.execute(sa.update(tasks).where(tasks.c.id == task.id).values(changes | erased))
+    beside = int(conn.execute(_BESIDE, {"task": task.id}).scalar_one())
     conn.execute(_DROP_CHUNKS, {"task": task.id})
     conn.execute(_DROP_INTENTS, {"task": task.id})
-    pools.count(conn, task.account_id, task.pool_id, reserved=-task.layout.size)
+    pools.count(conn, task.account_id, task.pool_id, reserved=-task.layout.size - beside)
 
 
 def _note(conn: Connection, type_: EventType, task: UploadTask, now: datetime) -> None:

@@ -18,13 +18,13 @@ from upwell.core.rows import (
     JobRows,
     LinkRows,
     NewFile,
-    Noted,
     Page,
     PoolRows,
     RecoveryRows,
     SweepRows,
     UploadRows,
 )
+from upwell.model import Noted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -68,11 +68,13 @@ class ChunkSlot(Protocol):
         """Whether somebody newer asks for the slot that this one holds or waits for."""
         ...
 
-    def begin(self, *, replace: bool) -> None:
-        """Start a fresh body. With ``replace`` the chunk is already acknowledged, and its
-        bytes stay untouched until ``BlobStore.publish``.
+    def begin(self, *, replace: bool, staged: str | None = None) -> None:
+        """Start a fresh body. With ``replace`` the chunk is already acknowledged, with its
+        bytes in place or in the side object ``staged``: they stay untouched until
+        ``BlobStore.publish``. The body is compared with them, and takes space, in a side object
+        of its own, only from the first difference on.
 
-        Raises StorageFull; FileNotFoundError when the upload was discarded.
+        Raises FileNotFoundError when the upload was discarded.
         """
         ...
 
@@ -81,11 +83,16 @@ class ChunkSlot(Protocol):
         ...
 
     def commit(self) -> Chunk:
-        """Make the body durable (I1). Only now may the catalog learn of it."""
+        """Make the body durable (I1). Only now may the catalog learn of it. A body that was the
+        same as the acknowledged bytes is named by their ``staged``."""
         ...
 
     def keep(self) -> None:
-        """The catalog knows the chunk: ``close`` must not drop it."""
+        """The catalog knows the chunk, or may know it: ``close`` must not drop it."""
+        ...
+
+    def drop(self) -> None:
+        """The catalog has refused the chunk: ``close`` drops it after all."""
         ...
 
     def close(self) -> None: ...

@@ -7,12 +7,18 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from upwell.errors import ChecksumMismatch, ChunkSizeMismatch, TaskNotFound
+from upwell.errors import (
+    ChecksumMismatch,
+    ChunkSizeMismatch,
+    Conflict,
+    Refused,
+    TaskNotFound,
+)
 
 if TYPE_CHECKING:
     from upwell.core.ports import ChunkSlot
     from upwell.core.uploads import Uploads
-    from upwell.model import Chunk, UploadTask
+    from upwell.model import Allowance, Chunk, UploadTask
 
 CHECKSUMS = ("md5", "sha1", "sha256", "sha512")
 
@@ -38,12 +44,15 @@ class ChunkWriter:
         index: int,
         slot: ChunkSlot,
         checksum: Checksum | None,
+        allowance: Allowance,
     ) -> None:
+        """``allowance`` is the sender's, for the space that other bytes of a chunk take."""
         self._uploads = uploads
         self._task = task
         self._index = index
         self._slot = slot
         self._checksum = checksum
+        self._allowance = allowance
         self._hash: Any = hashlib.new(checksum.algorithm) if checksum else None
         self._before: Chunk | None = None
         self.length = task.layout.length(index)
@@ -64,7 +73,8 @@ class ChunkWriter:
             # not, it cannot become one while the slot is held and this chunk is missing.
             self._uploads.require_open(self._task)
         try:
-            self._slot.begin(replace=self._before is not None)
+            staged = self._before.staged if self._before else None
+            self._slot.begin(replace=self._before is not None, staged=staged)
         except FileNotFoundError:
             raise task_not_found() from None
         return True
@@ -83,7 +93,9 @@ class ChunkWriter:
         self._slot.write(data)
 
     def finish(self) -> None:
-        """Verify, make durable, acknowledge. After it, and only then, answer 200 (I1)."""
+        """Verify, make durable, acknowledge. After it, and only then, answer 200 (I1). Raises
+        QuotaExceeded when the chunk is sent again with other bytes, for which there is no room.
+        """
         if self._left:
             raise self._wrong_size(self.length - self._left)
         if self._checksum and not hmac.compare_digest(self._hash.digest(), self._checksum.digest):
@@ -97,11 +109,15 @@ class ChunkWriter:
         except FileNotFoundError:  # the task was closed, and its side objects are gone
             self._uploads.require_open(self._task)
             raise
-        if self._before and self._before.etag == chunk.etag:
+        if self._before and is_same(self._before, chunk):
             chunk = self._before
         else:
             self._slot.keep()  # before the row: a row without its bytes must never be (I2)
-        self._uploads.record(self._task, chunk, self._before)
+        try:
+            self._uploads.record(self._task, chunk, self._before, self._allowance)
+        except (Conflict, Refused):
+            self._slot.drop()  # of any other failure the outcome is not known: see I2
+            raise
 
     def close(self) -> None:
         self._slot.close()
@@ -112,6 +128,12 @@ class ChunkWriter:
             "cut the file by the task's chunk_size.",
             meta={"expected": self.length, "received": size},
         )
+
+
+def is_same(one: Chunk, other: Chunk) -> bool:
+    """Whether two chunks are the same bytes at the same place. Bytes that are acknowledged and
+    found to be others, or unreadable, are replaced by those that are sent again."""
+    return (one.etag, one.staged) == (other.etag, other.staged)
 
 
 def task_not_found() -> TaskNotFound:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from upwell.model import ALL_FILES
+from upwell.model import ALL_FILES, NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -42,26 +42,6 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Noted:
-    """One line of a catalog's journal: what became of an account, a token, a pool, a bundle or
-    a file.
-
-    ``deleted`` is a file's id, ``removed`` a bundle's, ``revoked`` a token's, all of
-    ``account_id``.
-    """
-
-    account: Account | None = None
-    token: Token | None = None
-    pool: Pool | None = None
-    bundle: Bundle | None = None
-    file: CloudFile | None = None
-    deleted: str | None = None
-    removed: str | None = None
-    revoked: str | None = None
-    account_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +152,19 @@ class UploadRows(Protocol):
         ...
 
     def record_chunk(
-        self, task_id: str, chunk: Chunk, now: datetime, expires_at: datetime
+        self,
+        task_id: str,
+        chunk: Chunk,
+        now: datetime,
+        expires_at: datetime,
+        allowance: Allowance = NO_LIMIT,
     ) -> UploadTask:
         """Acknowledge a chunk and slide the task's expiry; the task as it is then.
 
-        Replacing a chunk by another etag adds one to ``revision``. Raises TaskClosed when
-        the task is no longer in progress.
+        Replacing a chunk by other bytes, or by a side object, adds one to ``revision``. A side
+        object is reserved beside the upload's size as long as its row names it. Raises
+        QuotaExceeded when that is more than ``allowance``, TaskClosed when the task is no longer
+        in progress.
         """
         ...
 

@@ -109,9 +109,9 @@ class SealedSlot:
     def contended(self) -> bool:
         return self._inner.contended()
 
-    def begin(self, *, replace: bool) -> None:
+    def begin(self, *, replace: bool, staged: str | None = None) -> None:
         """Raises what ``inner`` does. Bytes that were written before are forgotten."""
-        self._inner.begin(replace=replace)
+        self._inner.begin(replace=replace, staged=staged)
         self._replace = replace
         self._position = 0
         self._hash.reset()
@@ -173,6 +173,9 @@ class SealedSlot:
         if self._plain is not None:
             self._recent.keep(self._key, self._index, self._plain)
             self._plain = None
+
+    def drop(self) -> None:
+        self._inner.drop()
 
     def close(self) -> None:
         self._partial[:] = bytes(len(self._partial))

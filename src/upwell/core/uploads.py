@@ -18,7 +18,7 @@ from upwell.core.creating import HEAD, Creating, Limits, Senses, check_digest, s
 from upwell.core.direct import Direct
 from upwell.core.homes import home_of
 from upwell.core.keys import new_id
-from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, task_not_found
+from upwell.core.receiving import CHECKSUMS, Checksum, ChunkWriter, is_same, task_not_found
 from upwell.core.sealed import (
     SealedReader,
     SealedSlot,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from upwell.core.keys import ServerKey
     from upwell.core.ports import BlobStore, Catalog, ChunkSlot, Clock, Page, UploadReader
     from upwell.errors import UpwellError
-    from upwell.model import Chunk, NewUpload, Principal, UploadOptions
+    from upwell.model import Allowance, Chunk, NewUpload, Principal, UploadOptions
 
 _LAG = 8  # chunks the whole-file hash may be behind before senders are slowed down
 _LAG_WAIT = 1.0  # seconds a sender is slowed down at the most, per chunk
@@ -96,7 +96,7 @@ class Uploads:
         self._clock = clock
         self._key = key.derive("file keys")
         limits, self._senses = limits or Limits(), senses or Senses()
-        self._idle = limits.idle
+        self._idle, self._account_quota = limits.idle, limits.account_quota
         self._creating = Creating(
             catalog, homes, clock, self._key, limits=limits, senses=self._senses
         )
@@ -173,7 +173,9 @@ class Uploads:
             slot = self._slot(task, index)
         except FileNotFoundError:
             raise task_not_found() from None
-        return ChunkWriter(self, task, index, slot, checksum)
+        pool = home_of(self._homes, task.pool_id).pool
+        allowance = policy.allowance(principal, pool, self._account_quota)
+        return ChunkWriter(self, task, index, slot, checksum, allowance)
 
     def _slot(self, task: UploadTask, index: int) -> ChunkSlot:
         store, sealed = self._store_of(task.pool_id), self._sealed(task)
@@ -230,13 +232,19 @@ class Uploads:
     def acknowledged(self, task: UploadTask, index: int) -> Chunk | None:
         return self._catalog.chunk(task.id, index)
 
-    def record(self, task: UploadTask, chunk: Chunk, before: Chunk | None) -> None:
-        """Acknowledge a durable chunk (I1, I2), and let the digest follow."""
+    def record(
+        self, task: UploadTask, chunk: Chunk, before: Chunk | None, allowance: Allowance
+    ) -> None:
+        """Acknowledge a durable chunk (I1, I2), and let the digest follow. The side object that
+        it replaces goes at once: nobody else would free it before the sweeper does."""
         now = self._clock()
         if task.seal:
             chunk = replace(chunk, size=task.layout.length(chunk.index))  # what was sent of it
-        after = self._catalog.record_chunk(task.id, chunk, now, now + self._idle)
-        replaced = before is not None and before.etag != chunk.etag
+        after = self._catalog.record_chunk(task.id, chunk, now, now + self._idle, allowance)
+        replaced = before is not None and not is_same(before, chunk)
+        if before is not None and replaced and before.staged is not None:
+            with suppress(OSError):  # the sweeper comes by
+                self._store_of(task.pool_id).unstage(task.layout.key, before.staged)
         follower = self._followers.note(after, chunk, replaced=replaced)
         follower.pace(_LAG, _LAG_WAIT)
 

@@ -94,6 +94,7 @@ def _add_chunk(router: APIRouter, verbs: Verbs) -> None:
         e.ChunkBusy,
         e.ChunkConflict,
         e.ChunkSuperseded,
+        e.QuotaExceeded,
     )
     described[200] = {"description": "The chunk is durable.", "content": {}}
 

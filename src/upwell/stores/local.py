@@ -13,16 +13,13 @@ and the kernel drops them with the descriptor. Linux only.
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import fcntl
 import os
 import re
 import secrets
 import shutil
 import struct
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
@@ -32,6 +29,17 @@ import xxhash
 from upwell.core.ports import StoreLimits
 from upwell.errors import StorageFull
 from upwell.model import Chunk
+from upwell.stores.descriptors import (
+    COPY_SIZE,
+    allocate,
+    copy_range,
+    lock,
+    locked_elsewhere,
+    sync_folder,
+    sync_together,
+    unlock,
+    write_all,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,20 +55,10 @@ _QUEUED = _WAITING + (1 << 40)
 _ROLES = {"hash": _QUEUED + (1 << 40), "complete": _QUEUED + (1 << 40) + 1}
 _UNNAMED = _QUEUED + (1 << 40) + 2  # held on a new file until a row names it
 
-_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 _KEY = re.compile(r"[0-9a-f]{32}\Z")
 _MEMO = "user.upwell.memo"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_COPY_SIZE = 1 << 20
 _NEW_FILE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-_WRITE_OUT = 2  # SYNC_FILE_RANGE_WRITE
-_sync_threads = ThreadPoolExecutor(8, thread_name_prefix="upwell-sync")
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.sync_file_range.argtypes = [
-    ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint,
-]  # fmt: skip
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 def _full(where: str) -> StorageFull:
@@ -77,66 +75,11 @@ def _space_for(where: str) -> Iterator[None]:
         raise
 
 
-def _lock(fd: int, byte: int) -> bool:
-    """Take an exclusive lock on one byte; False when another description has it."""
-    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        raise
-    return True
-
-
-def _unlock(fd: int, byte: int) -> None:
-    request = _FLOCK.pack(fcntl.F_UNLCK, os.SEEK_SET, byte, 1, 0)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
-
-
-def _locked_elsewhere(fd: int, byte: int) -> bool:
-    request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-    answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, request))
-    return bool(answer[0] != fcntl.F_UNLCK)
-
-
 def _protect(fd: int) -> bool:
     """Keep ``reclaim`` from a new file until this descriptor is closed; False when it took the
     file first."""
     # In this order: under the lock, a file that still has its name keeps it.
-    return _lock(fd, _UNNAMED) and os.fstat(fd).st_nlink > 0
-
-
-def sync_folder(path: Path) -> None:
-    """Make the entries of a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data = data[written:]
-        offset += written
-
-
-def _sync_together(fds: Sequence[int]) -> None:
-    """``fdatasync`` of many new files. Each alone would wait for a commit of the file system's
-    journal; begun together, they share a few: 100 files in 84 ms, not 660 (ext4)."""
-    if len(fds) == 1:
-        os.fdatasync(fds[0])
-        return
-    for fd in fds:
-        _libc.sync_file_range(
-            fd, 0, 0, _WRITE_OUT
-        )  # a start, and no more: its outcome is told below
-    syncs = [_sync_threads.submit(os.fdatasync, fd) for fd in fds]
-    wait(syncs)  # all of them, whatever the first one says: the descriptors are closed next
-    for each in syncs:
-        each.result()
+    return lock(fd, _UNNAMED) and os.fstat(fd).st_nlink > 0
 
 
 class LocalIntake:
@@ -159,7 +102,7 @@ class LocalIntake:
         with self._all_or_none():
             key = self._create(secrets.token_hex(1))
             with _space_for("this file"):
-                _allocate(self._made[key], size)
+                allocate(self._made[key], size)
             sync_folder(self._store.path(key).parent)
         return key
 
@@ -172,14 +115,14 @@ class LocalIntake:
         with self._all_or_none():
             keys = [self._written(shard, data) for data in contents]
             with _space_for("this file"):
-                _sync_together([self._made[key] for key in keys])
+                sync_together([self._made[key] for key in keys])
             sync_folder(self._store.shard(shard))
         return keys
 
     def _written(self, shard: str, data: bytes) -> str:
         key = self._create(shard)
         with _space_for("this file"):
-            _write_all(self._made[key], memoryview(data), 0)
+            write_all(self._made[key], memoryview(data), 0)
         return key
 
     def _create(self, shard: str) -> str:
@@ -216,61 +159,105 @@ class LocalSlot:
         self._index = index
         self._fd = os.open(store.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
         self._held = self._waiting = False
+        self._old: tuple[int, int] | None = None  # where the same bytes may be: file and offset
+        self._staged: str | None = None
         self._side: tuple[int, str] | None = None
         self._keep = False
         self._written = 0
         self._hash = xxhash.xxh3_128()
 
     def acquire(self) -> bool:
-        if not self._held and _lock(self._fd, _HELD + self._index):
+        if not self._held and lock(self._fd, _HELD + self._index):
             self._held = True
-            _unlock(self._fd, _WAITING + self._index)
-            _unlock(self._fd, _QUEUED + self._index)
+            unlock(self._fd, _WAITING + self._index)
+            unlock(self._fd, _QUEUED + self._index)
         elif not self._held and not self._waiting:
-            self._waiting = _lock(self._fd, _WAITING + self._index)
+            self._waiting = lock(self._fd, _WAITING + self._index)
             if self._waiting:
-                _unlock(self._fd, _QUEUED + self._index)
+                unlock(self._fd, _QUEUED + self._index)
             else:
-                _lock(self._fd, _QUEUED + self._index)
+                lock(self._fd, _QUEUED + self._index)
         return self._held
 
     def contended(self) -> bool:
         if self._held:
-            return _locked_elsewhere(self._fd, _WAITING + self._index)
-        return self._waiting and _locked_elsewhere(self._fd, _QUEUED + self._index)
+            return locked_elsewhere(self._fd, _WAITING + self._index)
+        return self._waiting and locked_elsewhere(self._fd, _QUEUED + self._index)
 
-    def begin(self, *, replace: bool) -> None:
+    def begin(self, *, replace: bool, staged: str | None = None) -> None:
         self._drop_side()
+        self._close_old()
         self._written = 0
         self._hash.reset()
+        self._staged = staged
         if os.fstat(self._fd).st_nlink == 0:
             raise FileNotFoundError(errno.ENOENT, "the upload was discarded")
-        if replace:
-            with _space_for("this chunk"):
-                self._side = self._store.new_side(self._layout.key, self._index)
+        if not replace:
+            return
+        if staged is None:
+            self._old = (self._fd, self._layout.offset(self._index))
+            return
+        try:
+            self._old = (self._store.open_side(self._layout.key, staged), 0)
+        except OSError:  # lost, or not to be read: the body takes its place
+            self._make_side()
 
     def write(self, data: memoryview) -> None:
-        fd, base = self._target()
-        with _space_for("this chunk"):
-            _write_all(fd, data, base + self._written)
+        if self._old and not self._is_same(data):
+            self._make_side()
+        if not self._old:
+            self._append(data)
         self._hash.update(data)
         self._written += len(data)
 
+    def _is_same(self, data: memoryview) -> bool:
+        fd, base = self._old or (self._fd, 0)
+        try:
+            return os.pread(fd, len(data), base + self._written) == bytes(data)
+        except OSError:
+            return False
+
+    def _make_side(self) -> None:
+        """Go on in a side object, which begins with what was the same so far."""
+        length = self._layout.length(self._index)
+        self._store.need(length, "this chunk")
+        with _space_for("this chunk"):
+            self._side = self._store.new_side(self._layout.key, self._index)
+            allocate(self._side[0], length)
+            if self._old:
+                copy_range(self._old, self._side[0], self._written)
+        self._close_old()
+
+    def _append(self, data: memoryview) -> None:
+        fd, base = self._target()
+        with _space_for("this chunk"):
+            write_all(fd, data, base + self._written)
+
     def commit(self) -> Chunk:
+        staged = self._side[1] if self._side else None
+        if self._old:
+            staged = self._staged  # nothing was written: these bytes are durable
+        else:
+            self._sync()
+        return Chunk(self._index, self._written, f"xxh3:{self._hash.hexdigest()}", staged)
+
+    def _sync(self) -> None:
         fd, _ = self._target()
         with _space_for("this chunk"):
             os.fdatasync(fd)
             if self._side:
                 sync_folder(self._store.side_folder(self._layout.key))
-        side = self._side[1] if self._side else None
-        return Chunk(self._index, self._written, f"xxh3:{self._hash.hexdigest()}", side)
 
     def keep(self) -> None:
         self._keep = True
 
+    def drop(self) -> None:
+        self._keep = False
+
     def close(self) -> None:
         with suppress(OSError):
             self._drop_side()
+            self._close_old()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -279,6 +266,11 @@ class LocalSlot:
         if self._side:
             return self._side[0], 0
         return self._fd, self._layout.offset(self._index)
+
+    def _close_old(self) -> None:
+        if self._old and self._old[0] != self._fd:
+            os.close(self._old[0])
+        self._old = None
 
     def _drop_side(self) -> None:
         if self._side:
@@ -299,10 +291,10 @@ class LocalUploadReader:
         self._side: tuple[str, int] | None = None
 
     def claim(self) -> bool:
-        return _lock(self._fd, _ROLES["hash"])
+        return lock(self._fd, _ROLES["hash"])
 
     def release(self) -> None:
-        _unlock(self._fd, _ROLES["hash"])
+        unlock(self._fd, _ROLES["hash"])
 
     def remember(self, memo: bytes) -> None:
         with suppress(OSError):  # not every file system has extended attributes
@@ -336,8 +328,7 @@ class LocalUploadReader:
     def _open_side(self, name: str) -> int:
         if self._side is None or self._side[0] != name:
             self._close_side()
-            path = self._store.side_folder(self._layout.key) / name
-            self._side = (name, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            self._side = (name, self._store.open_side(self._layout.key, name))
         return self._side[1]
 
     def _close_side(self) -> None:
@@ -404,6 +395,10 @@ class LocalStore:
                     return fd, name
                 os.close(fd)  # see ``LocalIntake._create``
 
+    def open_side(self, key: str, name: str) -> int:
+        """A descriptor to read a side object. Raises FileNotFoundError."""
+        return os.open(self.side_folder(key) / name, os.O_RDONLY | os.O_CLOEXEC)
+
     def intake(self) -> LocalIntake:
         return LocalIntake(self)
 
@@ -449,7 +444,7 @@ class LocalStore:
     def exclusive(self, layout: Layout, role: str) -> Iterator[bool]:
         fd = os.open(self.path(layout.key), os.O_RDWR | os.O_CLOEXEC)
         try:
-            yield _lock(fd, _ROLES[role])
+            yield lock(fd, _ROLES[role])
         finally:
             os.close(fd)
 
@@ -482,7 +477,7 @@ class LocalStore:
         try:
             # The lock comes first: a writer that had it has committed its row or has given up,
             # and one that asks for it now is told no, or finds the file gone.
-            if not (_lock(fd, _UNNAMED) and is_stray()):
+            if not (lock(fd, _UNNAMED) and is_stray()):
                 return False
             if name is None:
                 self.delete(key)
@@ -505,7 +500,7 @@ class LocalStore:
 
 def _fingerprint(reader: LocalUploadReader, chunk: Chunk) -> str:
     """XXH3-128 of what is stored of a chunk, however much that is."""
-    digest, buffer, offset = xxhash.xxh3_128(), memoryview(bytearray(_COPY_SIZE)), 0
+    digest, buffer, offset = xxhash.xxh3_128(), memoryview(bytearray(COPY_SIZE)), 0
     while count := reader.read_into(chunk.index, chunk.staged, offset, buffer):
         digest.update(buffer[:count])
         offset += count
@@ -515,22 +510,10 @@ def _fingerprint(reader: LocalUploadReader, chunk: Chunk) -> str:
 def _settle(fd: int, offset: int, path: Path) -> None:
     """Copy a side object to its place; running it again has the same effect."""
     with path.open("rb", buffering=0) as side:
-        while data := side.read(_COPY_SIZE):
+        while data := side.read(COPY_SIZE):
             with _space_for("this file"):
-                _write_all(fd, memoryview(data), offset)
+                write_all(fd, memoryview(data), offset)
             offset += len(data)
-
-
-def _allocate(fd: int, size: int) -> None:
-    """Reserve real blocks where the file system can; glibc's emulation would write them all."""
-    if size == 0:
-        return
-    if _libc.fallocate(fd, 0, 0, size) == 0:
-        return
-    code = ctypes.get_errno()
-    if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
-        raise OSError(code, os.strerror(code))
-    os.ftruncate(fd, size)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -50,6 +50,14 @@ class _Upload:
     memo: bytes = b""
     gone: bool = False
 
+    def chunk(self, layout: Layout, index: int, staged: str | None) -> bytes | None:
+        """What is stored of a chunk, in place or in a side object; None when that is gone."""
+        if staged is not None:
+            side = self.sides.get(staged)
+            return None if side is None else bytes(side.content)
+        start = layout.offset(index)
+        return bytes(self.main.content[start : start + layout.length(index)])
+
 
 def _no_such(what: str) -> FileNotFoundError:
     return FileNotFoundError(errno.ENOENT, "no such object", what)
@@ -63,6 +71,8 @@ class MemorySlot:
         self._upload = store.upload(layout.key)
         self._layout = layout
         self._index = index
+        self._old: bytes | None = None  # the acknowledged bytes, as long as these are the same
+        self._staged: str | None = None
         self._side: str | None = None
         self._keep = False
         self._body = bytearray()
@@ -88,36 +98,54 @@ class MemorySlot:
                 return index in upload.waiting
             return upload.waiting.get(index) is self and index in upload.queued
 
-    def begin(self, *, replace: bool) -> None:
+    def begin(self, *, replace: bool, staged: str | None = None) -> None:
         with self._store.lock:
             self._drop_side()
             self._body.clear()
             if self._upload.gone:
                 raise _no_such(self._layout.key)
-            if replace:
-                self._side = f"{self._index}.{secrets.token_hex(8)}"
-                self._upload.sides[self._side] = _Bytes(bytearray(), self._store.clock())
-                self._store.unnamed.add((self._layout.key, self._side))
+            self._staged = staged
+            self._old = self._upload.chunk(self._layout, self._index, staged) if replace else None
+            if replace and self._old is None:
+                self._make_side()
+
+    def _make_side(self) -> None:
+        self._store.need(self._layout.length(self._index), "this chunk")
+        self._side = f"{self._index}.{secrets.token_hex(8)}"
+        self._upload.sides[self._side] = _Bytes(bytearray(self._body), self._store.clock())
+        self._store.unnamed.add((self._layout.key, self._side))
+        self._old = None
 
     def write(self, data: memoryview) -> None:
         """In place, as a disk would: what is not acknowledged may be overwritten."""
         with self._store.lock:
-            target = self._target()
-            if self._side:
-                self._store.need(len(data), "this chunk")
-                target.content += data
-            else:
-                start = self._layout.offset(self._index) + len(self._body)
-                target.content[start : start + len(data)] = data
-            target.changed = self._store.clock()
+            at = len(self._body)
+            if self._old is not None and self._old[at : at + len(data)] != data:
+                self._make_side()
+            if self._old is None:
+                self._append(data)
             self._body += data
+
+    def _append(self, data: memoryview) -> None:
+        target = self._target()
+        if self._side:
+            self._store.need(len(data), "this chunk")
+            target.content += data
+        else:
+            start = self._layout.offset(self._index) + len(self._body)
+            target.content[start : start + len(data)] = data
+        target.changed = self._store.clock()
 
     def commit(self) -> Chunk:
         digest = hashlib.sha256(self._body).hexdigest()
-        return Chunk(self._index, len(self._body), f"sha256:{digest}", self._side)
+        staged = self._side if self._old is None else self._staged
+        return Chunk(self._index, len(self._body), f"sha256:{digest}", staged)
 
     def keep(self) -> None:
         self._keep = True
+
+    def drop(self) -> None:
+        self._keep = False
 
     def close(self) -> None:
         with self._store.lock:
@@ -157,13 +185,9 @@ class MemoryUploadReader:
     def read_into(self, index: int, staged: str | None, offset: int, buffer: memoryview) -> int:
         length = self._layout.length(index)
         with self._store.lock:
-            if staged is None:
-                start = self._layout.offset(index)
-                chunk = self._upload.main.content[start : start + length]
-            elif staged in self._upload.sides:
-                chunk = self._upload.sides[staged].content
-            else:
-                raise _no_such(staged)
+            chunk = self._upload.chunk(self._layout, index, staged)
+            if chunk is None:
+                raise _no_such(str(staged))
             found = chunk[offset : min(length, offset + len(buffer))]
         buffer[: len(found)] = found
         return len(found)
@@ -283,11 +307,7 @@ class MemoryStore:
         if not 0 <= chunk.index < layout.count or chunk.size != layout.length(chunk.index):
             return False
         with self.lock:
-            start = layout.offset(chunk.index)
-            stored = upload.main.content[start : start + chunk.size]
-            if chunk.staged is not None:
-                side = upload.sides.get(chunk.staged)
-                stored = side.content if side else bytearray()
+            stored = upload.chunk(layout, chunk.index, chunk.staged) or b""
             return f"sha256:{hashlib.sha256(stored).hexdigest()}" == chunk.etag
 
     def publish(self, layout: Layout, chunks: Chunks) -> None:
