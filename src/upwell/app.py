@@ -319,6 +319,8 @@ def api_of(core: Core) -> FastAPI:
         Bounds(
             direct_max_size=core.settings.direct_max_size,
             streams_per_account=core.settings.streams_per_account,
+            downloads_per_address=core.settings.downloads_per_address,
+            min_download_rate=core.settings.min_download_rate,
         ),
         secure_cookies=(core.settings.public_url or "").startswith("https:"),
         public_url=core.settings.public_url,

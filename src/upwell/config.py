@@ -84,6 +84,8 @@ class Settings(BaseModel):
     recycle_grace: timedelta = timedelta(days=30)
     event_retention: timedelta = timedelta(days=7)
     streams_per_account: Annotated[int, Field(ge=1)] = 64
+    downloads_per_address: Annotated[int, Field(ge=1)] = 64
+    min_download_rate: ByteSize = ByteSize(1 << 10)
     webhook_private_networks: bool = False
 
 

@@ -18,6 +18,7 @@
     │                         · AccountExists · PoolExists · PoolInUse · SlugTaken
     ├── TooMany               TooManyGuesses · TooManyDerivations · TooManyUploads
     │                         · TooManyStreams · TooManyOpenUploads · TooManyUnsentBytes
+    │                         · TooManyDownloads
     ├── TooLarge              FileTooLarge · BodyTooLarge
     ├── WrongMediaType · MethodNotAllowed · RangeNotSatisfiable · PreconditionFailed
     ├── Unavailable           StorageFull · StorageFailed · NotReady · ServerBusy
@@ -251,6 +252,10 @@ class TooManyGuesses(TooMany):
 
 class TooManyUploads(TooMany):
     code = "TOO_MANY_UPLOADS"
+
+
+class TooManyDownloads(TooMany):
+    code = "TOO_MANY_DOWNLOADS"
 
 
 class TooManyStreams(TooMany):

@@ -27,6 +27,7 @@ from upwell.http import (
 )
 from upwell.http.built_page import BuiltPage
 from upwell.http.chunks import ChunkEndpoint
+from upwell.http.download_bounds import Downloads
 from upwell.http.errors import ErrorBody, error_response, validation_failed
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
 from upwell.http.live import LiveStreams
@@ -93,8 +94,9 @@ def make_api(
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    streams = LiveStreams(verbs.accounts, bounds.streams_per_account)
+    streams = LiveStreams(bounds.streams_per_account)
     uploads = partial(upload_routes.make_routes, verbs, bounds.direct_max_size, streams)
+    app.state.downloads = Downloads(bounds.min_download_rate, bounds.downloads_per_address)
     for prefix in PREFIXES:
         # Uploads first: their paths would else be taken for file ids.
         app.include_router(uploads(), prefix=prefix)

@@ -11,3 +11,5 @@ class Bounds:
 
     direct_max_size: int
     streams_per_account: int = 64
+    downloads_per_address: int = 64
+    min_download_rate: int = 1024

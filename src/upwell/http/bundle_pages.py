@@ -163,7 +163,7 @@ async def _or_page(request: Request, answer: Awaitable[Response]) -> Response:
 async def _visitor(verbs: Verbs, request: Request) -> Asker:
     """Who looks at a page: perhaps the owner, or somebody who gave the passcode before."""
     return Asker(
-        principal=await session_of(verbs.accounts, request.headers),
+        principal=await session_of(verbs.accounts, request.scope),
         address=_address(request),
         proof=request.cookies.get(PASSCODE_COOKIE),
     )

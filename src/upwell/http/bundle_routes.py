@@ -255,7 +255,7 @@ def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None
 
 def _zip_responses() -> dict[int | str, dict[str, Any]]:
     conditions = (e.RangeNotSatisfiable, e.PreconditionFailed)
-    described = responses(e.ValidationFailed, *conditions, *_OPENING)
+    described = responses(e.ValidationFailed, e.TooManyDownloads, *conditions, *_OPENING)
     whole = described_headers(_ZIP_HEADERS)
     part = described_headers({"Content-Range": "Which bytes, and of how many."}) | whole
     described[200] = {"description": "The archive.", "content": _ZIP, "headers": whole}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import format_datetime
@@ -20,7 +21,9 @@ from starlette.responses import Response
 from upwell.core.files import Form
 from upwell.core.media_types import declared_charset, usual
 from upwell.errors import PreconditionFailed, RangeNotSatisfiable
+from upwell.http.download_bounds import SLICE, while_valid
 from upwell.http.guard import in_thread
+from upwell.http.sockets import ConnectionGone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope, Send
 
     from upwell.core.files import OpenFile
+    from upwell.http.download_bounds import Downloads
 
 # What a browser may show inline: nothing of it can run as script on our origin.
 SAFE_INLINE = frozenset(
@@ -220,19 +224,29 @@ class FileResponse(Response):
         self.init_headers(answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises TooManyDownloads before the answer begins; ConnectionGone when it is broken off:
+        the client takes it too slowly, or its credential counts no more."""
         self._receive = receive
+        self._bounds: Downloads = scope["app"].state.downloads
+        moves = self._span is not None and scope["method"] != "HEAD"
+        length = self._span.length if self._span and moves else 0
         try:
-            await self._take_bytes(scope["method"])
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            await self._send_body(scope, send)
+            with self._bounds.place(scope, length):
+                await self._take_bytes(scope["method"])
+                await self._send_answer(scope, send)
         finally:
             await self._close()
+
+    async def _send_answer(self, scope: Scope, send: Send) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        async with while_valid(scope):
+            await self._send_body(scope, send)
 
     async def _close(self) -> None:
         if self._take is None:
@@ -252,27 +266,42 @@ class FileResponse(Response):
         if span is None or scope["method"] == "HEAD" or span.length == 0:
             await send({"type": "http.response.body", "body": b""})
         elif fd is not None and "http.response.zerocopysend" in scope.get("extensions", {}):
-            await send(
-                {
-                    "type": "http.response.zerocopysend",
-                    "file": fd,
-                    "offset": span.start,
-                    "count": span.length,
-                }
-            )
+            await self._send_slices(fd, span, send)
         else:
             await self._send_pieces(span, send)
 
+    async def _send_slices(self, fd: int, span: Span, send: Send) -> None:
+        """By ``sendfile``, in slices that are long enough to cost nothing and short enough to tell
+        how fast the client takes them."""
+        offset, end = span.start, span.start + span.length
+        while offset < end:
+            count = min(SLICE, end - offset)
+            message: Message = {
+                "type": "http.response.zerocopysend",
+                "file": fd,
+                "offset": offset,
+                "count": count,
+                "more_body": offset + count < end,
+            }
+            try:
+                async with asyncio.timeout(self._bounds.seconds_for(count)):
+                    await send(message)
+            except TimeoutError:
+                raise ConnectionGone from None
+            offset += count
+
     async def _send_pieces(self, span: Span, send: Send) -> None:
-        """uvicorn drops what is sent to a client that has gone, without a word: reading would go
-        on to the end, and a link that counts would pay for all of it."""
-        client = _Client(self._receive, send)
+        """Raises ConnectionGone when the client has gone, or takes nothing. uvicorn drops what
+        is sent then without a word: reading would go on to the end, and a link that counts would
+        pay for all of it."""
+        client = _Client(self._receive, send, self._bounds)
         try:
             await self._send_all(span, client)
-        except (_Gone, TimeoutError):
-            pass
+        except TimeoutError:
+            raise ConnectionGone from None
         except FileNotFoundError:
             _log.warning("what was being downloaded was deleted meanwhile")
+            raise ConnectionGone from None
         finally:
             client.close()
 
@@ -292,23 +321,23 @@ class FileResponse(Response):
         return await in_thread(work)
 
 
-class _Gone(Exception):
-    """The client does not listen any more."""
-
-
 class _Client:
     """Who is sent to, as long as they listen."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, receive: Receive, send: Send, bounds: Downloads) -> None:
         self._send = send
+        self._bounds = bounds
+        self._sent = 0  # bytes of the current slice,
+        self._spent = 0.0  # and the seconds that the client took for them
         self._leaving = asyncio.ensure_future(_left(receive))
 
     def check(self) -> None:
         if self._leaving.done():
-            raise _Gone
+            raise ConnectionGone
 
     async def take(self, data: bytes, *, more: bool) -> None:
-        """Raises TimeoutError when nothing is taken for ``STALL`` seconds."""
+        """Raises TimeoutError when nothing is taken for ``STALL`` seconds, or too little in the
+        time that there is for a slice. What reading takes is not the client's to answer for."""
         for start in range(0, len(data), _SLICE):
             self.check()
             end = start + _SLICE
@@ -317,8 +346,18 @@ class _Client:
                 "body": data[start:end],
                 "more_body": more or end < len(data),
             }
-            async with asyncio.timeout(STALL):
+            began = time.monotonic()
+            async with asyncio.timeout(min(STALL, self._left())):
                 await self._send(message)
+            self._spent += time.monotonic() - began
+            self._sent += len(message["body"])
+            if self._sent >= SLICE:
+                self._sent, self._spent = 0, 0.0
+
+    def _left(self) -> float:
+        """Seconds that the client has for the rest of the slice."""
+        allowed = self._bounds.seconds_for(SLICE)
+        return STALL if allowed is None else allowed - self._spent
 
     def close(self) -> None:
         self._leaving.cancel()

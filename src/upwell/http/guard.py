@@ -190,20 +190,31 @@ class Guard:
         """None for a stranger where one may ask: the verb decides what they get."""
         is_open = scope["method"] in ("GET", "HEAD") and _OPEN.match(scope["path"])
         if is_open and "authorization" not in headers:
-            return await session_of(self._accounts, headers)
-        secret = secret_of(scope, headers)
-        return await in_thread(lambda: self._accounts.authenticate(secret))
+            return await session_of(self._accounts, scope)
+        return await _authenticated(self._accounts, scope, secret_of(scope, headers))
 
 
-async def session_of(accounts: Accounts, headers: Headers) -> Principal | None:
+async def session_of(accounts: Accounts, scope: Scope) -> Principal | None:
     """Whose session a browser has, if it has one that is valid."""
-    secret = _cookie(headers)
+    secret = _cookie(Headers(scope=scope))
     if secret is None:
         return None
     try:
-        return await in_thread(lambda: accounts.authenticate(secret))
+        return await _authenticated(accounts, scope, secret)
     except TokenInvalid:
         return None
+
+
+async def _authenticated(accounts: Accounts, scope: Scope, secret: str) -> Principal:
+    """Whose credential it is. Leaves in the request's state who that is, and ``recheck``, which
+    looks again: what lasts long must not outlast the credential. Raises TokenInvalid."""
+
+    def authenticate() -> Principal:
+        return accounts.authenticate(secret)
+
+    principal = await in_thread(authenticate)
+    scope["state"] |= {"principal": principal, "recheck": authenticate}
+    return principal
 
 
 class _Exchange:

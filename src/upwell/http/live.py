@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from starlette.responses import StreamingResponse
 
 from upwell.errors import TooManyStreams, UpwellError
-from upwell.http.guard import in_thread, secret_of
+from upwell.http.guard import in_thread
 from upwell.http.server import stopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from upwell.core.accounts import Accounts
     from upwell.model import Principal
 
 LOOK = 0.5  # seconds between looks for something new
@@ -43,18 +42,13 @@ class Source(Protocol):
 class LiveStreams:
     """The streams of one process, at most ``most`` of an account's at a time."""
 
-    def __init__(self, accounts: Accounts, most: int) -> None:
-        self._accounts = accounts
+    def __init__(self, most: int) -> None:
         self._most = most
         self._open: Counter[str] = Counter()
 
     def answer(self, request: Request, source: Source, opening: str = "") -> StreamingResponse:
         """A stream of ``source`` for the caller, beginning with ``opening``."""
         return _Stream(self, request, source, opening)
-
-    def authenticate(self, secret: str) -> Principal:
-        """Raises TokenInvalid."""
-        return self._accounts.authenticate(secret)
 
     @contextmanager
     def place(self, account_id: str) -> Iterator[None]:
@@ -87,7 +81,7 @@ class _Stream(StreamingResponse):
         self._source = source
         self._opening = opening
         self._principal: Principal = request.scope["state"]["principal"]
-        self._secret = secret_of(request.scope, request.headers)
+        self._recheck: Callable[[], Principal] = request.scope["state"]["recheck"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._streams.place(self._principal.account.id):
@@ -127,7 +121,7 @@ class _Stream(StreamingResponse):
         """
         frames = self._source.look(self._principal)
         if frames or check:
-            self._principal = self._streams.authenticate(self._secret)
+            self._principal = self._recheck()
         return frames, bool(frames) or check
 
 

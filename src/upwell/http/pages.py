@@ -64,7 +64,7 @@ def _add_login(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> None
         request: Request, code: Annotated[str, Query(max_length=200)] = ""
     ) -> Response:
         """Spends nothing: link previews and prefetching browsers open addresses too."""
-        if await session_of(verbs.accounts, request.headers) is not None:
+        if await session_of(verbs.accounts, request.scope) is not None:
             return RedirectResponse("/", 303)
         if not code:
             return _refused(request, LoginInvalid("This login link has no code; make a new one."))
@@ -72,7 +72,7 @@ def _add_login(router: APIRouter, verbs: Verbs, *, secure_cookies: bool) -> None
 
     @router.post("/login")
     async def log_in(request: Request) -> Response:
-        if await session_of(verbs.accounts, request.headers) is not None:
+        if await session_of(verbs.accounts, request.scope) is not None:
             return RedirectResponse("/", 303)
         try:
             require_same_origin(request.scope, request.headers)

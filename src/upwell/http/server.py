@@ -208,7 +208,11 @@ class UpwellProtocol(HttpToolsProtocol):
                 else:
                     await send(message)
 
-            await app(scope, receive, sending)
+            try:
+                await app(scope, receive, sending)
+            except ConnectionGone:  # is no error of the application's, and has been logged
+                cycle.disconnected = True
+                self.transport.abort()
 
         super()._start_asgi_task(cycle, with_extensions)
 
