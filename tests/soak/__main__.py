@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -62,11 +63,16 @@ def _all_of(name: str, options: argparse.Namespace, share: float) -> bool:
     """The campaigns of a place; whether one of them found something."""
     bad = False
     for workers in options.workers:
-        with tempfile.TemporaryDirectory(dir=options.work) as folder, _place(name, folder) as place:
+        folder = Path(tempfile.mkdtemp(prefix=f"soak-{name}-", dir=options.work))
+        with _place(name, folder) as place:
             server: type[Server] = ForgetfulServer if options.forgetful else Server
             campaign = Campaign(place, workers, options.seed, server_type=server)
             found = _run(campaign, options.cuts, share, stop_early=options.forgetful)
-            bad |= not found if options.forgetful else found
+        bad |= found != options.forgetful
+        if found:
+            print(f"  what was found, and the server's log, are in {folder}", flush=True)
+        else:
+            shutil.rmtree(folder)
     return bad
 
 
@@ -90,11 +96,11 @@ def _run(campaign: Campaign, cuts: int, seconds: float, *, stop_early: bool) -> 
 
 
 @contextmanager
-def _place(name: str, folder: str) -> Iterator[Place]:
+def _place(name: str, folder: Path) -> Iterator[Place]:
     if name == "kill":
-        yield Killed(Path(folder))
+        yield Killed(folder)
         return
-    with power_loss(Path(folder), name) as place:
+    with power_loss(folder, name) as place:
         yield place
 
 

@@ -52,8 +52,9 @@ class Campaign:
         self._dice = random.Random(self.seed)
         self._people = [Client(self._dice.getrandbits(64)) for _ in range(self.clients)]
         data = self.place.folder / f"data-{self.seed}-{self.workers}"
-        log = self.place.folder.parent / f"{data.name}.log"
-        self._server = self.server_type(data, workers=self.workers, config=CONFIG, log=log)
+        self._server = self.server_type(
+            data, workers=self.workers, config=CONFIG, log=self.place.log
+        )
         self._compared: set[str] = set()
 
     def run(self, cuts: int, until: float) -> Iterator[Verdict]:

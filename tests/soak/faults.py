@@ -30,6 +30,7 @@ class Place(Protocol):
 
     name: str
     folder: Path
+    log: Path  # of the server; not on a file system that is shut down
 
     def cut(self, server: Server) -> None:
         """End the server at this instant; what it never synced is gone when this returns."""
@@ -42,6 +43,7 @@ class Killed:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.log = folder / "server.log"
 
     def cut(self, server: Server) -> None:
         server.kill()
@@ -57,6 +59,7 @@ class PowerLoss:
     def __init__(self, work: Path, kind: str, megabytes: int) -> None:
         self.name = f"power loss on {kind}"
         self.folder = work / "mounted"
+        self.log = work / "server.log"
         self._image = work / "image"
         self._kind = kind
         self._make(megabytes)
@@ -94,15 +97,23 @@ class PowerLoss:
 @contextmanager
 def power_loss(work: Path, kind: str, megabytes: int = 1024) -> Iterator[PowerLoss]:
     """Raises Impossible without root, loop devices or the file system's tools."""
-    if os.geteuid() != 0:
-        raise Impossible("Power loss needs root, to mount a file system on a loop device.")
-    if shutil.which(f"mkfs.{kind}") is None:
-        raise Impossible(f"Power loss on {kind} needs mkfs.{kind}, which is not installed.")
-    place = PowerLoss(work, kind, megabytes)
+    try:
+        _require(kind)
+        place = PowerLoss(work, kind, megabytes)
+    except Impossible:
+        shutil.rmtree(work)
+        raise
     try:
         yield place
     finally:
         place.unmount()
+
+
+def _require(kind: str) -> None:
+    if os.geteuid() != 0:
+        raise Impossible("Power loss needs root, to mount a file system on a loop device.")
+    if shutil.which(f"mkfs.{kind}") is None:
+        raise Impossible(f"Power loss on {kind} needs mkfs.{kind}, which is not installed.")
 
 
 def _run(*command: str) -> None:
