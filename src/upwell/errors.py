@@ -144,11 +144,13 @@ class QuotaExceeded(Refused):
     code = "QUOTA_EXCEEDED"
 
     @classmethod
-    def of(cls, scope: str, *, quota: int, used: int, needed: int) -> QuotaExceeded:
-        """``scope`` is ``pool`` or ``account``; the rest is bytes."""
+    def of(cls, scope: str, *, quota: int, used: int | None, needed: int) -> QuotaExceeded:
+        """``scope`` is ``pool`` or ``account``; the rest is bytes. ``used`` is None where it would
+        tell the caller what others hold."""
         whose = "This pool" if scope == "pool" else "Your account"
+        taken = "" if used is None else f", and {used} are taken"
         return cls(
-            f"{whose} may hold {quota} bytes, and {used} are taken: there is no room for {needed} "
+            f"{whose} may hold {quota} bytes{taken}: there is no room for {needed} "
             "more. Delete files or cancel uploads, or ask for a larger quota.",
             meta={"scope": scope, "quota": quota, "used": used, "needed": needed},
         )

@@ -184,10 +184,18 @@ class OpenLimits:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """The most bytes that a pool, and an account over all pools, may hold; None is no limit."""
+    """The most bytes that a pool, and an account over all pools, may hold; None is no limit.
+
+    ``tells_pool``: whether the caller may know how many bytes everyone holds in the pool.
+    """
 
     pool: int | None = None
     account: int | None = None
+    tells_pool: bool = False
+
+    def told(self, pool_used: int) -> int | None:
+        """The bytes that everyone holds in the pool, as far as the caller may know them."""
+        return pool_used if self.tells_pool else None
 
 
 NO_LIMIT = Allowance()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -374,8 +375,44 @@ def test_the_last_byte_of_a_pool(live: Api, make: Callable[..., Any], way: str) 
         return live.post("/api/files/upload/direct", data={"pool_id": pool}, files=files)
 
     error = refused(ask(41), 403, "QUOTA_EXCEEDED")
-    assert error["meta"] == {"scope": "pool", "quota": 100, "used": 60, "needed": 41}
+    assert error["meta"] == {"scope": "pool", "quota": 100, "used": None, "needed": 41}
     assert ask(40).status_code == 200
+
+
+def test_only_admins_learn_what_others_hold(
+    live: Api, stranger: Api, boss: Api, make: Callable[..., Any]
+) -> None:
+    """An account that meets a pool's quota is told neither how full the pool is, nor by a move,
+    nor by what it may look up."""
+    pool = make(public_usable=True, quota=98_765)["id"]
+    live.direct(unique(61_803), pool_id=pool)
+    mine = stranger.direct(unique(40_000))["id"]
+
+    def said(client: Api) -> list[str]:
+        fields = {"pool_id": pool}
+        asked = described(unique(40_000)) | fields
+        items = json.dumps([asked | {"hash": None}])
+        path = "/api/files/upload"
+        answers = [
+            client.post(f"{path}/create", json=asked),
+            client.post(f"{path}/direct", data=fields, files={"file": ("a", unique(40_000))}),
+            client.post(
+                f"{path}/batch", data={"items": items}, files={"content": ("c", unique(40_000))}
+            ),
+            client.post(f"/api/files/{mine}/move", json=fields),
+            client.get(f"/api/pools/{pool}"),
+            client.get(f"/api/pools/{pool}/usage"),
+            client.get("/api/pools"),
+            client.get("/api/billing/usage"),
+            client.get(QUOTA),
+        ]
+        assert [each.status_code for each in answers[:2]] == [403, 403]
+        assert "QUOTA_EXCEEDED" in answers[2].text
+        return [each.text for each in answers]
+
+    others = ("61803", str(98_765 - 61_803))
+    assert not [text for text in said(stranger) if any(each in text for each in others)]
+    assert all("61803" in text for text in said(boss)[:3])
 
 
 # moves

@@ -1566,9 +1566,9 @@ class TestQuota:
         task = _task(ann)
         for allowance, scope, quota, used in [
             (Allowance(account=699), "account", 699, 300),
-            (Allowance(pool=599), "pool", 599, 200),
-            (Allowance(pool=599, account=699), "pool", 599, 200),
-            (Allowance(pool=0), "pool", 0, 200),
+            (Allowance(pool=599, tells_pool=True), "pool", 599, 200),
+            (Allowance(pool=599, account=699), "pool", 599, None),
+            (Allowance(pool=0), "pool", 0, None),
         ]:
             with pytest.raises(QuotaExceeded, match="Delete files") as caught:
                 _begin(catalog, task, allowance)
@@ -1808,7 +1808,7 @@ class TestMove:
         file = _stored(catalog, ann, blob=_blob(7))
         with pytest.raises(QuotaExceeded) as caught:
             catalog.move_file(file.id, ann.id, self._copy(file), NOW, Allowance(pool=6))
-        assert caught.value.meta == {"scope": "pool", "quota": 6, "used": 0, "needed": 7}
+        assert caught.value.meta == {"scope": "pool", "quota": 6, "used": None, "needed": 7}
         assert catalog.file(file.id, NOW, ann.id) == file
         assert catalog.usage(ann.id) == {POOL: Usage(7, 0, 1)}
         allowance = Allowance(pool=7, account=0)
@@ -2103,7 +2103,8 @@ class Bookkeeping(RuleBasedStateMachine):
             seal=Seal(b"h", b"k", "c") if digest == 3 else None,
             expires_at=self.now + life * HOUR,
         )
-        allowance = Allowance(pool=quota) if scope == "pool" else Allowance(account=quota)
+        pools = Allowance(pool=quota, tells_pool=True)
+        allowance = pools if scope == "pool" else Allowance(account=quota)
         held = next(
             (t for t in self.tasks.values() if t.identity() == asked.identity()),
             None,

@@ -203,7 +203,8 @@ def require_room(
         conn.execute(_LOCK_POOL, {"pool": pool_id})
         used = _total(conn, usage.c.pool_id == pool_id)
         if used + more > allowance.pool:
-            raise QuotaExceeded.of("pool", quota=allowance.pool, used=used, needed=more)
+            told = allowance.told(used)
+            raise QuotaExceeded.of("pool", quota=allowance.pool, used=told, needed=more)
     if allowance.account is not None:
         conn.execute(sa.select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
         used = _total(conn, usage.c.account_id == account_id)

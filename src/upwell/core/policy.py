@@ -152,7 +152,8 @@ def lives_until(
 def allowance(principal: Principal, pool: Pool, default_quota: int | None) -> Allowance:
     """What a pool and an account may hold; ``default_quota`` is for accounts without one."""
     own = principal.account.quota
-    return Allowance(pool.policy.quota, default_quota if own is None else own)
+    account = default_quota if own is None else own
+    return Allowance(pool.policy.quota, account, tells_pool=principal.may(Scope.ADMIN))
 
 
 def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) -> None:
@@ -160,12 +161,12 @@ def fit(more: int, allowed: Allowance, pool: Usage, account: Iterable[Usage]) ->
 
     The catalog decides again, in the transaction that takes them.
     """
-    for scope, quota, used in (
-        ("pool", allowed.pool, pool.total),
-        ("account", allowed.account, sum(each.total for each in account)),
+    for scope, quota, used, told in (
+        ("pool", allowed.pool, pool.total, allowed.told(pool.total)),
+        ("account", allowed.account, held := sum(each.total for each in account), held),
     ):
         if more and quota is not None and used + more > quota:
-            raise QuotaExceeded.of(scope, quota=quota, used=used, needed=more)
+            raise QuotaExceeded.of(scope, quota=quota, used=told, needed=more)
 
 
 def begin(size: int, limits: OpenLimits, held: OpenUploads) -> None:

@@ -7,8 +7,13 @@ export function reason(code: unknown, meta: unknown, message: string): string {
   if (code === "FILE_TOO_LARGE" && typeof most === "number") {
     return `Too large: at most ${bytes(most)} are taken here.`;
   }
-  const [quota, used, needed] = [told["quota"], told["used"], told["needed"]].map(Number);
-  if (code === "QUOTA_EXCEEDED" && quota !== undefined && used !== undefined && needed) {
+  const [quota, needed] = [told["quota"], told["needed"]].map(Number);
+  if (code === "QUOTA_EXCEEDED" && quota !== undefined && needed) {
+    // How full a pool is tells of others' files, so only admins learn `used`.
+    const used = told["used"];
+    if (typeof used !== "number") {
+      return `Not enough space: it needs ${bytes(needed)}, and the pool has less left.`;
+    }
     const left = bytes(Math.max(0, quota - used));
     return `Not enough space: it needs ${bytes(needed)}, and ${left} are left. Delete something first.`;
   }
