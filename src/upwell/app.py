@@ -45,7 +45,7 @@ from upwell.log import set_up_log
 from upwell.media.examine import Examiner, wants
 from upwell.media.sniff import sniff
 from upwell.model import DEFAULT_POOL_ID, JobKind, OpenLimits
-from upwell.stores.descriptors import sync_folder
+from upwell.stores.descriptors import make_folder, sync_folder
 from upwell.stores.local import LocalStore
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Core:
 
 def open_catalog(settings: Settings) -> FolderCatalog:
     """The catalog of the data folder, made or migrated when needed."""
-    settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(settings.data, 0o700)
     return FolderCatalog.open_folder(settings.data)
 
 

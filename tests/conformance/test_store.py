@@ -932,6 +932,26 @@ def test_bytes_are_synced_before_commit_returns(
         assert {(folder / side.staged).stat().st_ino, folder.stat().st_ino} <= set(synced)
 
 
+def test_the_names_of_a_pool_s_folders_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I2: else all bytes that are synced below are gone with the name of one folder."""
+    synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    root = tmp_path / "data" / "pools" / "default"
+    for start in ("first", "after a crash"):
+        synced.clear()
+        LocalStore(root, min_free=0)
+        above = [*root.parents][:3] if start == "first" else [root.parent]
+        assert {each.stat().st_ino for each in (root, root / "blobs", *above)} <= set(synced)
+
+
 @pytest.mark.parametrize(
     "key", ["", "../../etc/passwd", "a" * 31, "a" * 33, "A" * 32, "a" * 32 + "\n"]
 )

@@ -45,6 +45,7 @@ from upwell.errors import (
     PoolNotFound,
     QuotaExceeded,
     ScopeMissing,
+    StorageFailed,
     StorageFull,
     TaskClosed,
     TaskNotFound,
@@ -52,6 +53,7 @@ from upwell.errors import (
     UpwellError,
     ValidationFailed,
 )
+from upwell.jobs.verify import Verifier
 from upwell.model import (
     GENERIC_TYPE,
     CloudFile,
@@ -437,22 +439,67 @@ def test_space_is_reserved_at_create(small: World) -> None:
     task_for(small, small.me, new_upload(content(50)))
 
 
-def test_a_catalog_that_refuses_a_task_gives_its_space_back(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StorageFull, StorageFailed], ids=["full", "in doubt"])
+def test_a_catalog_that_refuses_a_row_gives_its_space_back(
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[UpwellError]
 ) -> None:
-    def full(*_: object) -> None:
-        raise StorageFull("no")
+    """I2: not where the row may be there all the same, now or after a crash."""
 
-    def refuse(new: Sequence[object]) -> list[StorageFull]:
-        return [StorageFull("no") for _ in new]
+    def fail(*_: object) -> None:
+        raise error("no")
 
-    monkeypatch.setattr(world.catalog, "add_task", full)
+    def refuse(new: Sequence[object]) -> list[UpwellError]:
+        return [error("no") for _ in new]
+
+    monkeypatch.setattr(world.catalog, "add_task", fail)
     monkeypatch.setattr(world.catalog, "add_files", refuse)
-    with pytest.raises(StorageFull):
+    with pytest.raises(error):
         world.uploads.create(world.me, new_upload(content(20)))
-    with pytest.raises(StorageFull):
+    with pytest.raises(error):
         world.uploads.store_direct(world.me, new_upload(content(20)), content(20))
-    assert world.all_keys() == set()
+    assert len(world.all_keys()) == (2 if error is StorageFailed else 0)
+
+
+@pytest.mark.parametrize("size", [0, 3 * CHUNK])
+@pytest.mark.parametrize("password", [None, "secret"])
+def test_an_upload_whose_bytes_are_gone_begins_again(
+    world: World, size: int, password: str | None
+) -> None:
+    """A row without bytes must never be; should one come about, its content can be sent."""
+    data = content(size)
+    new = new_upload(data, password=password)
+    lost = task_for(world, world.me, new)
+    if size:
+        world.send(world.me, lost, 0, piece(lost, data, 0))
+    world.store.delete(lost.layout.key)
+    for ask in (world.uploads.status, world.uploads.complete):
+        with pytest.raises(TaskNotFound):
+            ask(world.me, lost.id)
+    if size:
+        with pytest.raises(TaskNotFound):
+            last = lost.layout.count - 1
+            world.send(world.me, lost, last, piece(lost, data, last))
+    task = task_for(world, world.me, new)
+    assert task.id != lost.id
+    world.send_all(world.me, task, data)
+    file = world.uploads.complete(world.me, task.id)
+    assert world.open(world.me, file.id, password=password) == data
+    assert world.sweeper.sweep().freed == 1
+    assert world.all_keys() == {file.blob.key}
+
+
+def test_a_file_whose_bytes_are_gone_is_not_said_to_be_there(world: World) -> None:
+    data = content(20)
+    lost = world.upload(world.me, data)
+    world.store.delete(lost.blob.key)
+    assert world.uploads.find_many(world.me, [new_upload(data)]) == [None]
+    task = task_for(world, world.me, new_upload(data))
+    world.send_all(world.me, task, data)
+    file = world.uploads.complete(world.me, task.id)
+    assert world.read(world.me, file.id) == data
+    assert world.uploads.create(world.me, new_upload(data)) == file
+    assert Verifier(world.catalog, world.homes, world.clock).run(repair=True).well
+    assert world.read(world.me, lost.id) == data
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "/", "a/b\\c", "x" * 1024, "💾\n\0"])

@@ -41,6 +41,12 @@ _PRAGMAS = (
     "PRAGMA journal_size_limit=67108864",
 )
 _LITTLE = 1 << 20
+# A commit that was written and not synced is undone here, and there after a crash (I2).
+_IN_DOUBT = {
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_WRITE,
+}
 _NO_ANSWER = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
 
 
@@ -191,7 +197,15 @@ def sync(path: Path) -> None:
 def raise_explained(error: Exception, path: Path) -> NoReturn:
     """Raise, in place of a driver's error, one that says what to do, where we know."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    code = getattr(cause, "sqlite_errorcode", 0)
+    if code in _IN_DOUBT:
+        raise StorageFailed(
+            f"The disk that holds the catalog ({path}) failed ({cause}), and it is not known "
+            "whether the change was made. Send the request again, and tell the server's operator "
+            "if that does not help.",
+            retry_after=5,
+        ) from error
+    code &= 0xFF
     if _is_about_space(cause, code, path.parent):
         raise StorageFull(
             f"The disk that holds the catalog ({path}) is full; nothing was changed. "

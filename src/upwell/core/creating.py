@@ -27,6 +27,7 @@ from upwell.errors import (
     HashMismatch,
     NotReady,
     QuotaExceeded,
+    StorageFailed,
     TaskClosed,
     TooMany,
     UpwellError,
@@ -199,6 +200,9 @@ class Creating:
         now = self._clock()
         account = principal.account.id
         files = self._catalog.duplicates(account, new.digest, new.file_size, now)
+        stored = {file.blob.id: file.blob for file in files}
+        whole = {id_ for id_, blob in stored.items() if self._has_bytes(blob)}
+        files = [file for file in files if file.blob.id in whole]
         for file in files:
             if _same_destination(file, new, there):
                 return file
@@ -210,6 +214,15 @@ class Creating:
             if self._catalog.share_blob(shared, self._jobs_for(shared, there)):
                 return shared
         return None
+
+    def _has_bytes(self, blob: Blob) -> bool:
+        """False when a blob's bytes are known to be gone: then they are to be sent again."""
+        with suppress(OSError, NotReady):
+            try:
+                self._store_of(blob.pool_id).open(blob.key).close()
+            except FileNotFoundError:
+                return False
+        return True
 
     def _jobs_for(self, shared: CloudFile, there: Destination) -> list[NewJob]:
         """What is to be made of bytes that are there already, and was not made before: as far as
@@ -227,7 +240,7 @@ class Creating:
             return declared
         with (
             suppress(OSError, NotReady),
-            closing(home_of(self._homes, blob.pool_id).store.open(blob.key)) as reader,
+            closing(self._store_of(blob.pool_id).open(blob.key)) as reader,
         ):
             return self._senses.type_of(declared, reader.read_at(0, HEAD))
         return declared
@@ -268,12 +281,21 @@ class Creating:
     def _resumable(self, draft: UploadTask) -> UploadTask | None:
         """The task in progress for the same content and destination; the newest ask's type
         and expiry count, and asking is use."""
-        identity = draft.identity()
+        identity, now = draft.identity(), draft.created_at
         if identity is None:
             return None
-        if self._catalog.task_by_identity(draft.account_id, identity, draft.created_at) is None:
+        held = self._catalog.task_by_identity(draft.account_id, identity, now)
+        if held is None:
+            return None
+        try:
+            self._store_of(held.pool_id).reader(held.layout).close()
+        except FileNotFoundError:  # nothing can be sent to it: begin again
+            self._catalog.cancel(held.account_id, held.id, now)
             return None
         return self._catalog.resume_task(draft)
+
+    def _store_of(self, pool_id: str) -> BlobStore:
+        return home_of(self._homes, pool_id).store
 
     def _begin(
         self, principal: Principal, draft: UploadTask, there: Destination, password: str | None
@@ -304,8 +326,10 @@ class Creating:
             draft = replace(draft, layout=replace(draft.layout, key=key))
             try:
                 task = self._catalog.add_task(draft, there.allowance, self._check_of(draft))
+            except StorageFailed:
+                raise  # the row may be there, now or after a restart: see I2
             except UpwellError:
-                store.delete(key)  # of any other failure the outcome is not known: see I2
+                store.delete(key)  # of any other failure the outcome is not known, either
                 raise
         if task.layout.key != key:
             store.delete(key)  # another create of the same upload came first

@@ -15,7 +15,7 @@ from upwell.core.creating import HEAD, check_digest, sealed_of
 from upwell.core.keys import new_id
 from upwell.core.ports import NewFile
 from upwell.core.sealing import Sealing, align_chunk_size, seal_whole
-from upwell.errors import HashMismatch, UpwellError
+from upwell.errors import HashMismatch, StorageFailed, UpwellError
 from upwell.model import Blob, CloudFile, Digest, Layout, NewUpload, Scope, Sealed
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class Direct:
             new = [self._row(account, *pair) for pair in zip(admitted, blobs, strict=True)]
             refused = self._catalog.add_files(new)
         for each, why in zip(new, refused, strict=True):
-            if why is not None:
-                store.delete(each.blob.key)
+            if why is not None and not isinstance(why, StorageFailed):
+                store.delete(each.blob.key)  # else the row may be there: see I2
         return {
             each.at: why or Stored(row.file, existed=False)
             for each, row, why in zip(admitted, new, refused, strict=True)

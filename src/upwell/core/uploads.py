@@ -253,7 +253,19 @@ class Uploads:
     def status(self, principal: Principal, task_id: str) -> Status:
         """Where an upload stands."""
         policy.require(principal, Scope.READ)
-        return self._status(self._task(principal, task_id))
+        task = self._task(principal, task_id)
+        if task.status is TaskStatus.IN_PROGRESS:
+            self._require_bytes(task)
+        return self._status(task)
+
+    def _require_bytes(self, task: UploadTask) -> None:
+        """Raises TaskNotFound when the bytes of an open upload are known to be gone: it can
+        never be completed, and create begins it again."""
+        with suppress(OSError, NotReady):
+            try:
+                self._store_of(task.pool_id).reader(stored_layout_of(task)).close()
+            except FileNotFoundError:
+                raise task_not_found() from None
 
     def _status(self, task: UploadTask) -> Status:
         count = task.layout.count
@@ -295,6 +307,7 @@ class Uploads:
         if task.status is not TaskStatus.IN_PROGRESS:
             raise _closed(task)
         self._require_life(principal, task)
+        self._require_bytes(task)
         if task.received_count < task.layout.count:
             raise _chunks_missing(self._status(task))
         return Verifying(task, self._followers.digests(task))
@@ -323,7 +336,8 @@ class Uploads:
             raise
         except FileNotFoundError:  # completed or cancelled meanwhile, or lost
             if verifying.rounds == _SEEMS_LOST:
-                self._forget_damaged(task)
+                with suppress(FileNotFoundError):
+                    self._forget_damaged(task)
         except OSError:  # bytes that cannot be read now, or are not what was acknowledged
             self._forget_damaged(task)
             raise

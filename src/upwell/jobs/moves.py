@@ -11,7 +11,14 @@ from upwell.core import blobs, policy
 from upwell.core.creating import Senses
 from upwell.core.homes import home_of
 from upwell.core.keys import new_id
-from upwell.errors import PoolNotFound, Refused, TooLarge, Unavailable, UpwellError
+from upwell.errors import (
+    PoolNotFound,
+    Refused,
+    StorageFailed,
+    TooLarge,
+    Unavailable,
+    UpwellError,
+)
 from upwell.jobs.runner import JobFailed
 from upwell.model import Allowance
 
@@ -93,8 +100,10 @@ class Moves:
             try:
                 now = self.clock()
                 moved = self.catalog.move_file(file.id, file.account_id, blob, now, allowance)
+            except StorageFailed:
+                raise  # the row may be there, now or after a restart: see I2
             except UpwellError:
-                _drop(copied, target)  # of any other failure the outcome is not known: I2
+                _drop(copied, target)  # of any other failure the outcome is not known, either
                 raise
         if moved is None:
             _drop(copied, target)

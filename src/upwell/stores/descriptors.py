@@ -8,6 +8,7 @@ import fcntl
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,6 +48,16 @@ def locked_elsewhere(fd: int, byte: int) -> bool:
     request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
     answer = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, request))
     return bool(answer[0] != fcntl.F_UNLCK)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder and its missing parents, all their names durable. Its own name is synced also
+    when the folder is there: it may have been made just before a crash."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    for each in missing or [path]:
+        with suppress(PermissionError):  # a parent that is not ours to read cannot be synced
+            sync_folder(each.parent)
 
 
 def sync_folder(path: Path) -> None:

@@ -35,6 +35,7 @@ from upwell.stores.descriptors import (
     copy_range,
     lock,
     locked_elsewhere,
+    make_folder,
     sync_folder,
     sync_together,
     unlock,
@@ -362,8 +363,9 @@ class LocalStore:
     def __init__(self, root: Path, *, min_free: int = 32 << 20) -> None:
         self._root = root
         self._min_free = min_free
+        make_folder(root)
         for folder in (root / "blobs", root / "staged"):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         for shard in range(256):
             (root / "blobs" / f"{shard:02x}").mkdir(exist_ok=True)
         sync_folder(root / "blobs")
