@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -9,9 +10,11 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
 from tests.client.fake_server import TOKEN
-from upwell.cli.show import plain
+from upwell.cli.show import Display, Output, plain
+from upwell.client import ConnectionFailed, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,6 +189,20 @@ def test_an_error_names_its_file_once(run: Run, tmp_path: Path, name: str) -> No
     assert result.exit_code == 6
     assert result.stderr.count(plain(path)) == 1
     assert run("get", "../x").stderr.count("../x") == 1
+
+
+def test_a_wait_before_a_bar_is_shown_is_told_on_a_terminal() -> None:
+    """``get`` asks first whether a password is needed."""
+    output, written = Output(), io.StringIO()
+    output.console = Console(file=written, force_terminal=True)
+    display = Display(output, files=1, total=None)
+    lost = Wait(4.0, ConnectionFailed("No answer."))
+    display.wait(lost)
+    assert written.getvalue().count("connection lost, retrying in 4 s") == 1
+    with display.live():
+        display.wait(None)
+        display.wait(lost)
+    assert "going on" not in written.getvalue(), "the bar tells"
 
 
 @pytest.mark.slow

@@ -181,7 +181,9 @@ class Bars:
         with self._lock:
             before, self._waiting = self._waiting, wait
             self._until = monotonic() + (wait.delay if wait else 0.0)
-        if self._bars.disable and (before is None) != (wait is None):
+        # Before a bar is shown (a password is asked for first), nothing else would tell.
+        shown = self._bars.live.is_started and not self._bars.disable
+        if not shown and (before is None) != (wait is None):
             self._output.note(wait_text(wait, wait.delay) if wait else "going on")
 
     def outlook(self, remaining: float | None) -> str:
