@@ -476,8 +476,8 @@ def test_an_upload_whose_bytes_are_gone_begins_again(
         with pytest.raises(TaskNotFound):
             ask(world.me, lost.id)
     if size:
+        last = lost.layout.count - 1
         with pytest.raises(TaskNotFound):
-            last = lost.layout.count - 1
             world.send(world.me, lost, last, piece(lost, data, last))
     task = task_for(world, world.me, new)
     assert task.id != lost.id
