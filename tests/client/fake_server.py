@@ -388,8 +388,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _list(self, items: list[dict[str, Any]]) -> None:
         query = parse_qs(urlsplit(self.path).query)
         offset, take = int(query["offset"][0]), int(query["take"][0])
+        offset += int(query.get("after", ["0"])[0])
         body = json.dumps(items[offset : offset + take]).encode()
-        self._answer(200, body, {"X-Total": str(len(items))})
+        more = {"X-Next-Cursor": str(offset + take)} if offset + take < len(items) else {}
+        self._answer(200, body, {"X-Total": str(len(items))} | more)
 
     def _stored(self, identifier: str) -> Stored:
         stored = self.fake.files.get(identifier)

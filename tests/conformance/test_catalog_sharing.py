@@ -750,10 +750,10 @@ class TestLinks:
     def test_link_is_there_until_its_expiry(self, catalog: Catalog, ann: Account) -> None:
         link = linked(catalog, ann, expires_at=LATER, allowance=5)
         assert catalog.link(link.id, LATER - TICK) == link
-        assert catalog.links(ann.id, "file", LATER - TICK) == [link]
+        assert catalog.links(ann.id, "file", LATER - TICK, 0, 9).items == [link]
         assert catalog.spend_link(link.id, 1, LATER - TICK)
         assert catalog.link(link.id, LATER) is None
-        assert catalog.links(ann.id, "file", LATER) == []
+        assert catalog.links(ann.id, "file", LATER, 0, 9).items == []
         assert not catalog.spend_link(link.id, 1, LATER)
 
     def test_links_of_a_file_are_newest_first(
@@ -762,8 +762,8 @@ class TestLinks:
         made = [linked(catalog, ann, created_at=NOW + n * TICK) for n in range(3)]
         linked(catalog, ann, file_id="other")
         linked(catalog, bob)
-        assert catalog.links(ann.id, "file", NOW) == made[::-1]
-        assert catalog.links(ann.id, "nothing", NOW) == []
+        assert catalog.links(ann.id, "file", NOW, 0, 9).items == made[::-1]
+        assert catalog.links(ann.id, "nothing", NOW, 0, 9).items == []
 
     def test_link_is_removed_by_its_account(
         self, catalog: Catalog, ann: Account, bob: Account
@@ -829,7 +829,7 @@ class TestLinks:
         live = linked(catalog, ann, expires_at=LATER + TICK)
         assert catalog.expire_links(LATER - TICK) == 0
         assert catalog.expire_links(LATER) == 5
-        assert catalog.links(ann.id, "file", NOW) == [live]
+        assert catalog.links(ann.id, "file", NOW, 0, 9).items == [live]
 
 
 SECONDS = timedelta(seconds=30)
@@ -1237,7 +1237,7 @@ def test_queries_walk_no_table(sql: SqlCatalog) -> None:
     link = linked(sql, ann)
     sql.spend_link(link.id, 1, NOW)
     sql.refund_link(link.id, 1)
-    sql.links(ann.id, file.id, NOW)
+    sql.links(ann.id, file.id, NOW, 0, 9)
     sql.expire_links(NOW)
     sql.guess("s", NOW, SECONDS, 1)
     sql.guess("s", NOW, SECONDS, 1)
@@ -1259,4 +1259,4 @@ def test_queries_walk_no_table(sql: SqlCatalog) -> None:
             walks = [s for s in steps if s.startswith("SCAN") and "CONSTANT" not in s]
             assert not walks, (statement, steps)
             if statement.startswith("UPDATE tasks SET bundle_id"):
-                assert "ix_tasks_in_progress" in " ".join(steps)
+                assert "ix_tasks_bundle_id" in " ".join(steps)

@@ -83,7 +83,7 @@ def test_it_lives_as_long_as_was_said(small: World) -> None:
     small.clock.advance(days=1)
     with pytest.raises(LinkNotFound):
         download(small, made)
-    assert small.links.of_file(small.me, file.id) == []
+    assert small.links.of_file(small.me, file.id, 0, 9).items == []
 
 
 def test_a_link_is_worth_nothing_without_its_signature(small: World) -> None:
@@ -107,7 +107,7 @@ def test_a_link_is_worth_nothing_without_its_signature(small: World) -> None:
         lambda world, file: world.files.delete(world.me, file.id),
         lambda world, _: world.clock.advance(hours=2),
         lambda world, file: world.links.revoke(
-            world.me, world.links.of_file(world.me, file.id)[0].link.id
+            world.me, world.links.of_file(world.me, file.id, 0, 9).items[0].link.id
         ),
     ],
     ids=["deleted", "expired", "revoked"],
@@ -140,11 +140,11 @@ def test_only_its_owner_makes_lists_and_revokes(small: World) -> None:
         with pytest.raises(FileNotFound):
             small.links.create(who, file_id, NewLink(DAY))
         with pytest.raises(FileNotFound):
-            small.links.of_file(who, file_id)
+            small.links.of_file(who, file_id, 0, 9)
     for who, link_id in ((small.stranger, signed.link.id), (small.me, "0" * 32)):
         with pytest.raises(LinkNotFound):
             small.links.revoke(who, link_id)
-    assert small.links.of_file(small.me, file.id) == [signed]
+    assert small.links.of_file(small.me, file.id, 0, 9).items == [signed]
 
 
 def test_each_verb_wants_its_scope(small: World) -> None:
@@ -155,7 +155,7 @@ def test_each_verb_wants_its_scope(small: World) -> None:
     for act in (
         lambda: small.links.create(reader, file.id, NewLink(DAY)),
         lambda: small.links.revoke(reader, signed.link.id),
-        lambda: small.links.of_file(writer, file.id),
+        lambda: small.links.of_file(writer, file.id, 0, 9),
     ):
         with pytest.raises(ScopeMissing):
             act()
@@ -180,9 +180,9 @@ def test_so_many_downloads_and_no_more(world: World, size: int) -> None:
     file = world.upload(world.me, content(size))
     signed = link_to(world, file, 2)
     for left in (2, 1):
-        assert world.links.of_file(world.me, file.id)[0].downloads_left == left
+        assert world.links.of_file(world.me, file.id, 0, 9).items[0].downloads_left == left
         assert download(world, signed) == content(size)
-    assert world.links.of_file(world.me, file.id)[0].downloads_left == 0
+    assert world.links.of_file(world.me, file.id, 0, 9).items[0].downloads_left == 0
     for _ in range(2):
         with pytest.raises(LinkNotFound):
             opened(world, signed)

@@ -36,9 +36,12 @@ def add(conn: Connection, account: Account) -> None:
         "is_admin": account.is_admin,
         "created_at": account.created_at,
         "quota": account.quota,
+        "number": sa.select(
+            sa.func.coalesce(sa.func.max(accounts.c.number), 0) + 1
+        ).scalar_subquery(),
     }
     try:
-        conn.execute(sa.insert(accounts), values)
+        conn.execute(sa.insert(accounts).values(values))
     except IntegrityError as error:
         raise AccountExists(
             f"An account named {account.name!r} exists already: choose another name."

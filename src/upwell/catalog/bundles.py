@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from upwell.catalog import events
+from upwell.catalog import events, file_lists, totals
 from upwell.catalog import files as file_rows
-from upwell.catalog.batches import BATCH, column_int, repeat
+from upwell.catalog.batches import BATCH, repeat
+from upwell.catalog.paging import Order, Window, rows_of
 from upwell.catalog.schema import (
     Instant,
     bundles,
@@ -23,6 +24,7 @@ from upwell.catalog.schema import (
     pools,
     tasks,
 )
+from upwell.catalog.totals import Total
 from upwell.core.ports import Page
 from upwell.errors import SlugTaken
 from upwell.model import Bundle, CloudFile, EventType
@@ -42,7 +44,7 @@ _LIVE_FILE = sa.and_(
     files.c.recycled_at.is_(None),
     sa.or_(files.c.expired_at.is_(None), files.c.expired_at > _NOW),
 )
-_OLDEST = (files.c.created_at, files.c.id)
+_NEWEST = Order("bundles", (bundles.c.created_at, bundles.c.id), descending=True)
 
 
 def add(conn: Connection, bundle: Bundle) -> None:
@@ -56,6 +58,7 @@ def add(conn: Connection, bundle: Bundle) -> None:
     new = insert_new(conn.dialect.name, bundles)
     if not conn.execute(new, values | _changeable(bundle)).rowcount:
         raise _taken(bundle.slug)
+    totals.add(conn, Total.BUNDLES, bundle.account_id, 1)
 
 
 def _changeable(bundle: Bundle) -> dict[str, Any]:
@@ -98,20 +101,14 @@ def _first(conn: Connection, query: sa.Select[Any], now: datetime) -> Bundle | N
     return None if row is None else _bundle(row)
 
 
-def page(conn: Connection, account_id: str, now: datetime, offset: int, take: int) -> Page[Bundle]:
-    mine = sa.and_(bundles.c.account_id == account_id, _LIVE)
-    count = sa.select(sa.func.count()).select_from(bundles).where(mine)
-    rows = sa.select(bundles).where(mine).offset(offset).limit(take)
-    newest = rows.order_by(bundles.c.created_at.desc(), bundles.c.id.desc())
-    total = conn.execute(count, {"now": now}).scalar_one()
-    return Page([_bundle(row) for row in conn.execute(newest, {"now": now})], total)
-
-
-def page_of_files(
-    conn: Connection, bundle_id: str, now: datetime, offset: int, take: int
-) -> Page[CloudFile]:
-    inside = files.c.bundle_id == bundle_id
-    return file_rows.page_where(conn, inside, _OLDEST, now, offset, take)
+def page(conn: Connection, account_id: str, now: datetime, window: Window) -> Page[Bundle]:
+    mine = bundles.c.account_id == account_id
+    ended = bundles.c.expired_at <= _NOW
+    overdue = totals.late(conn, bundles.c.account_id, account_id, ended, now)
+    total = totals.of(conn, Total.BUNDLES, account_id) - overdue
+    query = sa.select(bundles).where(mine, _LIVE)
+    rows, cursor = rows_of(conn, query, _NEWEST, window, {"now": now})
+    return Page([_bundle(row) for row in rows], total, cursor)
 
 
 def cut_some(
@@ -225,21 +222,14 @@ def extend_some(conn: Connection, old: Bundle, now: datetime) -> int:
 
 
 def _uploads_in(bundle_id: str) -> sa.ColumnElement[bool]:
-    """Those in progress. By pool and account there is an index of them; by bundle there is
-    none."""
-    account = sa.select(bundles.c.account_id).where(bundles.c.id == bundle_id)
-    return sa.and_(
-        in_progress,
-        tasks.c.pool_id.in_(sa.select(pools.c.id)),
-        tasks.c.account_id == account.scalar_subquery(),
-        tasks.c.bundle_id == bundle_id,
-    )
+    """Those in progress."""
+    return sa.and_(in_progress, tasks.c.bundle_id == bundle_id)
 
 
 def _note_updated(conn: Connection, account_id: str, ids: Sequence[str], now: datetime) -> None:
     for start in range(0, len(ids), BATCH):
         some = files.c.id.in_(ids[start : start + BATCH])
-        found = file_rows.page_where(conn, some, _OLDEST, now, 0, BATCH).items
+        found = file_rows.live_among(conn, some, now)
         data = [events.file_data(file) for file in found]
         events.note_many(conn, account_id, EventType.FILE_UPDATED, data, now)
 
@@ -287,7 +277,7 @@ def delete_some(conn: Connection, bundle_id: str, account_id: str, now: datetime
     if len(some) == _FEW:
         _empty(conn, files.c.id.in_([file_id for file_id, _ in some]))
         return False
-    _remove(conn, bundle_id)
+    _remove(conn, bundle_id, account_id)
     return True
 
 
@@ -304,15 +294,19 @@ def _expire(conn: Connection, row: sa.Row[Any]) -> None:
     """Files that uploads in progress are going to be would have ended with it."""
     longer = sa.or_(tasks.c.expired_at.is_(None), tasks.c.expired_at > row.expired_at)
     uploads = sa.update(tasks).where(_uploads_in(row.id), longer)
-    conn.execute(uploads.values(expired_at=row.expired_at))
-    _remove(conn, row.id)
+    end = sa.literal(row.expired_at, Instant)
+    due_at = sa.case((tasks.c.due_at < end, tasks.c.due_at), else_=end)
+    conn.execute(uploads.values(expired_at=row.expired_at, due_at=due_at))
+    _remove(conn, row.id, row.account_id)
 
 
-def _remove(conn: Connection, bundle_id: str) -> None:
+def _remove(conn: Connection, bundle_id: str, account_id: str) -> None:
     """Remove the row; no file and no upload in progress names it any more."""
     conn.execute(sa.update(tasks).where(_uploads_in(bundle_id)).values(bundle_id=None))
     _empty(conn, files.c.bundle_id == bundle_id)
     conn.execute(sa.delete(bundles).where(bundles.c.id == bundle_id))
+    totals.add(conn, Total.BUNDLES, account_id, -1)
+    totals.forget(conn, Total.BUNDLED, bundle_id)
 
 
 def _empty(conn: Connection, those: sa.ColumnElement[bool]) -> None:
@@ -352,16 +346,18 @@ class BundleMethods:
     def bundle_of_file(self, file_id: str, now: datetime) -> Bundle | None:
         return self._db.read(lambda conn: of_file(conn, file_id, now))
 
-    def bundles(self, account_id: str, now: datetime, offset: int, take: int) -> Page[Bundle]:
-        start, count = column_int(offset), column_int(take)
-        return self._db.read_consistent(lambda conn: page(conn, account_id, now, start, count))
+    def bundles(
+        self, account_id: str, now: datetime, offset: int, take: int, after: str | None = None
+    ) -> Page[Bundle]:
+        window = Window(offset, take, after)
+        return self._db.read_consistent(lambda conn: page(conn, account_id, now, window))
 
     def bundle_files(
-        self, bundle_id: str, now: datetime, offset: int, take: int
+        self, bundle_id: str, now: datetime, offset: int, take: int, after: str | None = None
     ) -> Page[CloudFile]:
-        start, count = column_int(offset), column_int(take)
+        window = Window(offset, take, after)
         return self._db.read_consistent(
-            lambda conn: page_of_files(conn, bundle_id, now, start, count)
+            lambda conn: file_lists.page_in_bundle(conn, bundle_id, now, window)
         )
 
     def update_bundle(

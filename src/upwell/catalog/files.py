@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog import events, jobs, pools
+from upwell.catalog import events, jobs, pools, totals
 from upwell.catalog.batches import BATCH
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
+    NUMBERS,
     Instant,
+    accounts,
     blobs,
     files,
     garbage,
@@ -23,14 +25,13 @@ from upwell.catalog.schema import (
     leases,
     tasks,
 )
-from upwell.core.ports import Page
+from upwell.catalog.totals import Total
 from upwell.model import (
     Allowance,
     Blob,
     CloudFile,
     Digest,
     EventType,
-    FileOrder,
     Garbage,
     Sealed,
     folded,
@@ -41,31 +42,38 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from upwell.model import FileQuery, NewJob
+    from upwell.model import NewJob
 
 _EXPIRED_AT_ONCE = 100  # files, each with an event and its deliveries: others wait meanwhile
-_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
-_LIVE = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > _NOW)
-_IN_PLACE = files.c.recycled_at.is_(None)
-_RECYCLED = files.c.recycled_at.is_not(None)
+NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
+LIVE = sa.or_(files.c.expired_at.is_(None), files.c.expired_at > NOW)
+IN_PLACE = files.c.recycled_at.is_(None)
+RECYCLED = files.c.recycled_at.is_not(None)
 _NEWEST = (files.c.created_at.desc(), files.c.id.desc())
-_ORDERS: dict[FileOrder, tuple[sa.ColumnElement[Any], ...]] = {
-    FileOrder.NEWEST: _NEWEST,
-    FileOrder.OLDEST: (files.c.created_at, files.c.id),
-    FileOrder.NAME: (files.c.name_folded, files.c.id),
-    FileOrder.NAME_REVERSED: (files.c.name_folded.desc(), files.c.id.desc()),
-    FileOrder.SMALLEST: (blobs.c.size, files.c.id),
-    FileOrder.LARGEST: (blobs.c.size.desc(), files.c.id.desc()),
-}
 _BLOB_COLUMNS = [column.label(f"blob_{column.name}") for column in blobs.c]
-_ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUMNS).join(
+ALL = sa.select(*(c for c in files.c if c is not files.c.blob_id), *_BLOB_COLUMNS).join(
     blobs, blobs.c.id == files.c.blob_id
 )
-_ADD, _ADD_BLOB = Prepared(sa.insert(files)), Prepared(sa.insert(blobs))
-_BY_ID = _ALL.where(files.c.id == sa.bindparam("file_id"))
-_MINE = _BY_ID.where(files.c.account_id == sa.bindparam("account_id"), _LIVE)
-_FIND = _BY_ID.where(_LIVE, _IN_PLACE)
-_FIND_MINE = _MINE.where(_IN_PLACE)
+_ADD_BLOB = Prepared(sa.insert(blobs))
+
+
+def _add_statement() -> Prepared:
+    """A file's number follows the last one in the range of its account."""
+    row = {c: sa.bindparam(f"new_{c.name}", type_=c.type) for c in files.c}
+    mine = accounts.c.id == row[files.c.account_id]
+    start = sa.select(accounts.c.number * NUMBERS).where(mine).scalar_subquery()
+    used = sa.select(files.c.number).where(files.c.number > start, files.c.number < start + NUMBERS)
+    last = used.order_by(files.c.number.desc()).limit(1).scalar_subquery()
+    return Prepared(
+        sa.insert(files).values(row | {files.c.number: sa.func.coalesce(last, start) + 1})
+    )
+
+
+_ADD = _add_statement()
+_BY_ID = ALL.where(files.c.id == sa.bindparam("file_id"))
+_MINE = _BY_ID.where(files.c.account_id == sa.bindparam("account_id"), LIVE)
+_FIND = _BY_ID.where(LIVE, IN_PLACE)
+_FIND_MINE = _MINE.where(IN_PLACE)
 
 
 def add_with_blob(
@@ -123,15 +131,24 @@ def _add(conn: Connection, file: CloudFile) -> None:
         "pool_id": file.pool_id,
         "bundle_id": file.bundle_id,
         "blob_id": file.blob.id,
+        "size": file.blob.size,
         "hash_algorithm": file.digest.algorithm,
         "hash": file.digest.hex,
         "created_at": file.created_at,
         "updated_at": file.updated_at,
         "recycled_at": file.recycled_at,
     }
-    _ADD.count(conn, row | _changeable(file))
+    _ADD.count(conn, {f"new_{name}": value for name, value in (row | _changeable(file)).items()})
     pools.count(conn, file.account_id, file.pool_id, files=1)
+    _tally(conn, file, 1)
     _note(conn, EventType.FILE_CREATED, file, file.created_at)
+
+
+def _tally(conn: Connection, file: CloudFile, more: int) -> None:
+    if file.recycled_at is not None:
+        totals.add(conn, Total.RECYCLED, file.account_id, more)
+    elif file.bundle_id is not None:
+        totals.add(conn, Total.BUNDLED, file.bundle_id, more)
 
 
 def _note(conn: Connection, type_: EventType, file: CloudFile, now: datetime) -> None:
@@ -154,7 +171,7 @@ def duplicates(
     conn: Connection, account_id: str, digest: Digest, size: int, now: datetime
 ) -> list[CloudFile]:
     asked = {"account": account_id, "digest": digest.hex, "size": size, "now": now}
-    return [_file(row) for row in _same_content(digest.algorithm).all(conn, asked)]
+    return [as_file(row) for row in _same_content(digest.algorithm).all(conn, asked)]
 
 
 @cache
@@ -167,17 +184,17 @@ def _same_content(algorithm: str) -> Prepared:
         blobs.c.size == sa.bindparam("size"),
         blobs.c.sealed_check.is_(None),
     )
-    return Prepared(_ALL.where(same, _LIVE, _IN_PLACE).order_by(*_NEWEST))
+    return Prepared(ALL.where(same, LIVE, IN_PLACE).order_by(*_NEWEST))
 
 
 def by_id(conn: Connection, file_id: str) -> CloudFile | None:
     row = conn.execute(_BY_ID, {"file_id": file_id}).first()
-    return None if row is None else _file(row)
+    return None if row is None else as_file(row)
 
 
 def of_blob(conn: Connection, blob_id: str) -> list[CloudFile]:
-    query = _ALL.where(blobs.c.id == blob_id).order_by(*_NEWEST)
-    return [_file(row) for row in conn.execute(query)]
+    query = ALL.where(blobs.c.id == blob_id).order_by(*_NEWEST)
+    return [as_file(row) for row in conn.execute(query)]
 
 
 def ids_in_bundle(conn: Connection, bundle_id: str) -> list[str]:
@@ -186,8 +203,14 @@ def ids_in_bundle(conn: Connection, bundle_id: str) -> list[str]:
 
 
 def changed_in_bundle(conn: Connection, bundle_id: str, at: datetime) -> list[CloudFile]:
-    query = _ALL.where(files.c.bundle_id == bundle_id, files.c.updated_at == at)
-    return [_file(row) for row in conn.execute(query)]
+    query = ALL.where(files.c.bundle_id == bundle_id, files.c.updated_at == at)
+    return [as_file(row) for row in conn.execute(query)]
+
+
+def live_among(conn: Connection, where: sa.ColumnElement[bool], now: datetime) -> list[CloudFile]:
+    """Files that are live and in place, of the few that ``where`` names."""
+    query = ALL.where(where, IN_PLACE, LIVE).order_by(files.c.created_at, files.c.id)
+    return [as_file(row) for row in conn.execute(query, {"now": now})]
 
 
 def blobs_after(conn: Connection, after: str, take: int) -> list[Blob]:
@@ -199,48 +222,14 @@ def find(conn: Connection, file_id: str, now: datetime, account_id: str | None) 
     query = _FIND if account_id is None else _FIND_MINE
     asked = {"file_id": file_id, "now": now, "account_id": account_id}
     row = conn.execute(query, asked).first()
-    return None if row is None else _file(row)
+    return None if row is None else as_file(row)
 
 
 def of_task(conn: Connection, account_id: str, task_id: str, now: datetime) -> CloudFile | None:
     mine = sa.and_(tasks.c.id == task_id, tasks.c.account_id == account_id)
-    query = _ALL.join(tasks, tasks.c.file_id == files.c.id).where(mine, _LIVE, _IN_PLACE)
+    query = ALL.join(tasks, tasks.c.file_id == files.c.id).where(mine, LIVE, IN_PLACE)
     row = conn.execute(query, {"now": now}).first()
-    return None if row is None else _file(row)
-
-
-def page(
-    conn: Connection,
-    account_id: str,
-    now: datetime,
-    offset: int,
-    take: int,
-    query: FileQuery,
-    *,
-    recycled: bool,
-) -> Page[CloudFile]:
-    wanted = files.c.account_id == account_id
-    if sought := folded(query.search):
-        wanted &= files.c.name_folded.contains(sought, autoescape=True)
-    kept = _RECYCLED if recycled else _IN_PLACE
-    return page_where(conn, wanted, _ORDERS[query.order], now, offset, take, kept)
-
-
-def page_where(
-    conn: Connection,
-    where: sa.ColumnElement[bool],
-    order: Sequence[sa.ColumnElement[Any]],
-    now: datetime,
-    offset: int,
-    take: int,
-    kept: sa.ColumnElement[bool] = _IN_PLACE,
-) -> Page[CloudFile]:
-    """Live files; those in the recycle bin only when ``kept`` says so."""
-    these = sa.and_(where, kept, _LIVE)
-    count = sa.select(sa.func.count()).select_from(files).where(these)
-    rows = _ALL.where(these).order_by(*order).offset(offset).limit(take)
-    total = conn.execute(count, {"now": now}).scalar_one()
-    return Page([_file(row) for row in conn.execute(rows, {"now": now})], total)
+    return None if row is None else as_file(row)
 
 
 def locked(
@@ -248,12 +237,12 @@ def locked(
     file_id: str,
     account_id: str,
     now: datetime,
-    where: sa.ColumnElement[bool] = _IN_PLACE,
+    where: sa.ColumnElement[bool] = IN_PLACE,
 ) -> CloudFile | None:
     """A file that nobody else changes until the transaction ends."""
     asked = {"file_id": file_id, "now": now, "account_id": account_id}
     row = conn.execute(_MINE.where(where).with_for_update(of=files), asked).first()
-    return None if row is None else _file(row)
+    return None if row is None else as_file(row)
 
 
 def rewrite(
@@ -266,7 +255,10 @@ def rewrite(
     """Change columns of a file's row, which is locked, and note it; the file as changed."""
     change = sa.update(files).where(files.c.id == file.id)
     conn.execute(change.values(values | {"updated_at": now}))
-    changed = _file(conn.execute(_BY_ID, {"file_id": file.id}).one())
+    changed = as_file(conn.execute(_BY_ID, {"file_id": file.id}).one())
+    if (file.bundle_id, file.recycled_at) != (changed.bundle_id, changed.recycled_at):
+        _tally(conn, file, -1)
+        _tally(conn, changed, 1)
     _note(conn, event, changed, now)
     return changed
 
@@ -292,7 +284,7 @@ def recycle_one(conn: Connection, file_id: str, account_id: str, now: datetime) 
 
 
 def restore(conn: Connection, file_id: str, account_id: str, now: datetime) -> CloudFile | None:
-    file = locked(conn, file_id, account_id, now, _RECYCLED)
+    file = locked(conn, file_id, account_id, now, RECYCLED)
     if file is None:
         return None
     return rewrite(conn, file, {"recycled_at": None}, now, EventType.FILE_RESTORED)
@@ -339,6 +331,7 @@ def _discard(
     """Remove a file's row, which is locked, and let go of its bytes (I8)."""
     conn.execute(sa.delete(files).where(files.c.id == file.id))
     pools.count(conn, file.account_id, file.pool_id, files=-1)
+    _tally(conn, file, -1)
     _release(conn, file.blob.id, now)
     _note(conn, event, file, now)
 
@@ -356,8 +349,8 @@ def purge_some(conn: Connection, before: datetime) -> int:
 def _discard_some(
     conn: Connection, where: sa.ColumnElement[bool], now: datetime, event: EventType
 ) -> int:
-    query = _ALL.where(where).limit(_EXPIRED_AT_ONCE).with_for_update(of=files)
-    gone = [_file(row) for row in conn.execute(query)]
+    query = ALL.where(where).limit(_EXPIRED_AT_ONCE).with_for_update(of=files)
+    gone = [as_file(row) for row in conn.execute(query)]
     for file in gone:
         _discard(conn, file, now, event)
     return len(gone)
@@ -465,7 +458,7 @@ def lease(conn: Connection, name: str, holder: str, now: datetime, until: dateti
     return conn.execute(taken.returning(leases.c.name)).first() is not None
 
 
-def _file(row: Any) -> CloudFile:
+def as_file(row: Any) -> CloudFile:
     return CloudFile(
         id=row.id,
         account_id=row.account_id,

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from upwell.catalog import totals
 from upwell.catalog.batches import BATCH, column_int, write_some
+from upwell.catalog.paging import Order, Window, rows_of
 from upwell.catalog.schema import jobs
+from upwell.catalog.totals import Total
 from upwell.core.ports import Page
 from upwell.model import Job, JobKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import datetime
 
     from sqlalchemy import Connection
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from upwell.catalog.sqlite import Sqlite
     from upwell.model import NewJob
 
+_NEWEST = Order("jobs", (jobs.c.id,), descending=True)
 _WAITS = jobs.c.finished_at.is_(None)
 
 
@@ -27,11 +31,19 @@ def add(conn: Connection, new: Sequence[NewJob], now: datetime) -> None:
     """Record jobs, due at once, in the transaction that asks for them."""
     if new:
         conn.execute(sa.insert(jobs), [_values(job, now) for job in new])
+        _tally(conn, ((job.kind, job.subject) for job in new), 1)
+
+
+def _tally(conn: Connection, rows: Iterable[tuple[str, str]], sign: int) -> None:
+    """Of all jobs, deliveries alone are many about one subject; the rest can be counted."""
+    subjects = (subject for kind, subject in rows if kind == JobKind.DELIVER)
+    totals.add_each(conn, Total.DELIVERIES, subjects, sign)
 
 
 def _add_one(conn: Connection, new: NewJob, now: datetime, *, once: bool) -> Job:
     if once and (waiting := conn.execute(_same(new)).first()) is not None:
         return _job(waiting)
+    _tally(conn, [(new.kind, new.subject)], 1)
     added = sa.insert(jobs).values(_values(new, now)).returning(jobs)
     return _job(conn.execute(added).one())
 
@@ -94,6 +106,8 @@ def change_held(conn: Connection, job_id: int, holder: str, changes: dict[str, A
 def remove(conn: Connection, kind: JobKind, subject: str) -> None:
     """Remove all jobs about one subject, also those that somebody holds."""
     conn.execute(sa.delete(jobs).where(jobs.c.kind == kind, jobs.c.subject == subject))
+    if kind is JobKind.DELIVER:
+        totals.forget(conn, Total.DELIVERIES, subject)
 
 
 def find(conn: Connection, job_id: int) -> Job | None:
@@ -101,11 +115,14 @@ def find(conn: Connection, job_id: int) -> Job | None:
     return None if row is None else _job(row)
 
 
-def page(conn: Connection, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:
+def page(conn: Connection, kind: JobKind, subject: str, window: Window) -> Page[Job]:
     about = sa.and_(jobs.c.kind == kind, jobs.c.subject == subject)
-    total = conn.execute(sa.select(sa.func.count()).select_from(jobs).where(about)).scalar_one()
-    rows = sa.select(jobs).where(about).order_by(jobs.c.id.desc()).offset(offset).limit(take)
-    return Page([_job(row) for row in conn.execute(rows)], total)
+    if kind is JobKind.DELIVER:
+        total = totals.of(conn, Total.DELIVERIES, subject)
+    else:
+        total = conn.execute(sa.select(sa.func.count()).where(about)).scalar_one()
+    rows, cursor = rows_of(conn, sa.select(jobs).where(about), _NEWEST, window, {})
+    return Page([_job(row) for row in rows], total, cursor)
 
 
 def next_due(conn: Connection, kinds: Collection[JobKind]) -> datetime | None:
@@ -116,7 +133,10 @@ def next_due(conn: Connection, kinds: Collection[JobKind]) -> datetime | None:
 
 def forget_some(conn: Connection, before: datetime) -> int:
     old = sa.select(jobs.c.id).where(jobs.c.finished_at < before).limit(BATCH)
-    return conn.execute(sa.delete(jobs).where(jobs.c.id.in_(old))).rowcount
+    gone = sa.delete(jobs).where(jobs.c.id.in_(old)).returning(jobs.c.kind, jobs.c.subject)
+    rows = conn.execute(gone).all()
+    _tally(conn, ((kind, subject) for kind, subject in rows), -1)
+    return len(rows)
 
 
 def _values(new: NewJob, now: datetime) -> dict[str, Any]:
@@ -191,9 +211,11 @@ class JobMethods:
     def job(self, job_id: int) -> Job | None:
         return self._db.read(lambda conn: find(conn, job_id))
 
-    def jobs(self, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:
-        start, count = column_int(offset), column_int(take)
-        return self._db.read_consistent(lambda conn: page(conn, kind, subject, start, count))
+    def jobs(
+        self, kind: JobKind, subject: str, offset: int, take: int, after: str | None = None
+    ) -> Page[Job]:
+        window = Window(offset, take, after)
+        return self._db.read_consistent(lambda conn: page(conn, kind, subject, window))
 
     def next_due(self, kinds: Collection[JobKind]) -> datetime | None:
         return self._db.read(lambda conn: next_due(conn, kinds))

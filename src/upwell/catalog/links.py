@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from upwell.catalog import totals
 from upwell.catalog.batches import BATCH, column_int, repeat
-from upwell.catalog.schema import guesses, insert, links
+from upwell.catalog.paging import Order, Window, rows_of
+from upwell.catalog.schema import Instant, guesses, insert, links
+from upwell.catalog.totals import Total
+from upwell.core.ports import Page
 from upwell.model import Link
 
 if TYPE_CHECKING:
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 
     from upwell.catalog.sqlite import Sqlite
 
+_NEWEST = Order("links", (links.c.created_at, links.c.id), descending=True)
+_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -32,6 +38,7 @@ def add(conn: Connection, link: Link) -> None:
         "allowance": link.allowance and column_int(link.allowance),
     }
     conn.execute(sa.insert(links), values)
+    totals.add(conn, Total.LINKS, link.file_id, 1)
 
 
 def find(conn: Connection, link_id: str, now: datetime) -> Link | None:
@@ -40,16 +47,27 @@ def find(conn: Connection, link_id: str, now: datetime) -> Link | None:
     return None if row is None else _link(row)
 
 
-def of_file(conn: Connection, account_id: str, file_id: str, now: datetime) -> list[Link]:
-    mine = sa.and_(links.c.file_id == file_id, links.c.account_id == account_id)
-    query = sa.select(links).where(mine, links.c.expires_at > now)
-    newest = query.order_by(links.c.created_at.desc(), links.c.id.desc())
-    return [_link(row) for row in conn.execute(newest)]
+def page(
+    conn: Connection, account_id: str, file_id: str, now: datetime, window: Window
+) -> Page[Link]:
+    """A file's links are all its owner's."""
+    about = links.c.file_id == file_id
+    overdue = totals.late(conn, links.c.file_id, file_id, links.c.expires_at <= _NOW, now)
+    total = totals.of(conn, Total.LINKS, file_id) - overdue
+    query = sa.select(links).where(about, links.c.account_id == account_id)
+    rows, cursor = rows_of(conn, query.where(links.c.expires_at > now), _NEWEST, window, {})
+    return Page([_link(row) for row in rows], total, cursor)
 
 
 def remove(conn: Connection, link_id: str, account_id: str) -> bool:
     mine = sa.and_(links.c.id == link_id, links.c.account_id == account_id)
-    return conn.execute(sa.delete(links).where(mine)).rowcount > 0
+    return _remove(conn, mine) > 0
+
+
+def _remove(conn: Connection, where: sa.ColumnElement[bool]) -> int:
+    gone = conn.execute(sa.delete(links).where(where).returning(links.c.file_id)).scalars().all()
+    totals.add_each(conn, Total.LINKS, gone, -1)
+    return len(gone)
 
 
 def spend(conn: Connection, link_id: str, amount: int, now: datetime) -> bool:
@@ -68,7 +86,7 @@ def refund(conn: Connection, link_id: str, amount: int) -> None:
 
 def expire_some(conn: Connection, now: datetime) -> int:
     overdue = sa.select(links.c.id).where(links.c.expires_at <= now).limit(BATCH)
-    return conn.execute(sa.delete(links).where(links.c.id.in_(overdue))).rowcount
+    return _remove(conn, links.c.id.in_(overdue))
 
 
 def _link(row: sa.Row[Any]) -> Link:
@@ -132,8 +150,17 @@ class LinkMethods:
     def link(self, link_id: str, now: datetime) -> Link | None:
         return self._db.read(lambda conn: find(conn, link_id, now))
 
-    def links(self, account_id: str, file_id: str, now: datetime) -> list[Link]:
-        return self._db.read(lambda conn: of_file(conn, account_id, file_id, now))
+    def links(
+        self,
+        account_id: str,
+        file_id: str,
+        now: datetime,
+        offset: int,
+        take: int,
+        after: str | None = None,
+    ) -> Page[Link]:
+        window = Window(offset, take, after)
+        return self._db.read_consistent(lambda conn: page(conn, account_id, file_id, now, window))
 
     def remove_link(self, link_id: str, account_id: str) -> bool:
         return self._db.write(lambda conn: remove(conn, link_id, account_id))

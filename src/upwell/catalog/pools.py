@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
+from upwell.catalog import totals
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
     accounts,
@@ -238,7 +239,8 @@ def repair(conn: Connection) -> int:
         stored, reserved, files_ = (figures[name] for name in _FIGURES)
         if stored or reserved or files_:
             count(conn, account_id, pool_id, stored=stored, reserved=reserved, files=files_)
-    return sum(bool(figure) for figures in lacks.values() for figure in figures.values())
+    wrong = sum(bool(figure) for figures in lacks.values() for figure in figures.values())
+    return wrong + totals.repair(conn)
 
 
 def _counted(conn: Connection) -> dict[tuple[str, str], dict[str, int]]:

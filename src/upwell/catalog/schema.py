@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.types import TypeDecorator
 
+from upwell.catalog import names
+
 if TYPE_CHECKING:
     from sqlalchemy.dialects import postgresql, sqlite
     from sqlalchemy.engine import Dialect
@@ -29,11 +31,21 @@ class Instant(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
         del dialect
-        return None if value is None else (value - _EPOCH) // _MICROSECOND
+        return None if value is None else to_micros(value)
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         del dialect
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+        return None if value is None else from_micros(value)
+
+
+def to_micros(instant: datetime) -> int:
+    """An instant as whole microseconds since the epoch."""
+    return (instant - _EPOCH) // _MICROSECOND
+
+
+def from_micros(number: int) -> datetime:
+    """The instant so many microseconds after the epoch. Raises OverflowError."""
+    return _EPOCH + timedelta(microseconds=number)
 
 
 metadata = sa.MetaData(
@@ -54,16 +66,16 @@ def _text(name: str, *args: Any, nullable: bool = False, **kw: Any) -> sa.Column
     return sa.Column(name, sa.Text, *args, nullable=nullable, **kw)
 
 
-def _size(name: str, *, nullable: bool = False) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=nullable)
+def _size(name: str, *, nullable: bool = False, **kw: Any) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=nullable, **kw)
 
 
 def _flag(name: str) -> sa.Column[bool]:
     return sa.Column(name, sa.Boolean, nullable=False)
 
 
-def _instant(name: str, *, nullable: bool = False) -> sa.Column[datetime]:
-    return sa.Column(name, Instant, nullable=nullable)
+def _instant(name: str, *, nullable: bool = False, **kw: Any) -> sa.Column[datetime]:
+    return sa.Column(name, Instant, nullable=nullable, **kw)
 
 
 accounts = _table(
@@ -73,6 +85,9 @@ accounts = _table(
     _flag("is_admin"),
     _instant("created_at"),
     _size("quota", nullable=True),
+    # From 1; the files of an account are numbered in a range of their own (see ``files``).
+    _size("number", server_default="0"),
+    sa.Index("uq_accounts_number", "number", unique=True),
 )
 
 tokens = _table(
@@ -127,6 +142,16 @@ usage = _table(
     sa.Index("ix_usage_pool", "pool_id"),
 )
 
+# How many rows each listing has, kept in the transactions that change it: counting them would
+# take longer with every row (``catalog.totals``).
+totals = _table(
+    "totals",
+    _text("name", primary_key=True),
+    _text("subject", primary_key=True),
+    _size("rows"),
+    sqlite_with_rowid=False,
+)
+
 # No index holds a column that a chunk changes: recording one dirties two pages, not five.
 tasks = _table(
     "tasks",
@@ -154,7 +179,11 @@ tasks = _table(
     sa.Column("seal_head", sa.LargeBinary, nullable=True),
     sa.Column("seal_key", sa.LargeBinary, nullable=True),
     _text("seal_check", nullable=True),
-    sa.Index("ix_tasks_newest", "account_id", "created_at", "id", "status"),
+    # No task in progress expires before this. A chunk moves the expiry and not this, so an index
+    # of it finds the few tasks that may be overdue; the sweeper moves it on for the others.
+    _instant("due_at", server_default="0"),
+    sa.Index("ix_tasks_newest", "account_id", "created_at", "id"),
+    sa.Index("ix_tasks_status", "account_id", "status", "created_at", "id"),
 )
 
 # A literal, not a parameter: only so does SQLite see that a partial index serves a query.
@@ -180,6 +209,20 @@ task_key = sa.Index(
     "ix_tasks_key",
     tasks.c.pool_id,
     tasks.c.key,
+    sqlite_where=in_progress,
+    postgresql_where=in_progress,
+)
+_TO_BE_BUNDLED = sa.and_(in_progress, tasks.c.bundle_id.is_not(None))
+task_bundle = sa.Index(
+    "ix_tasks_bundle_id",
+    tasks.c.bundle_id,
+    sqlite_where=_TO_BE_BUNDLED,
+    postgresql_where=_TO_BE_BUNDLED,
+)
+task_due = sa.Index(
+    "ix_tasks_due_at",
+    tasks.c.due_at,
+    tasks.c.account_id,
     sqlite_where=in_progress,
     postgresql_where=in_progress,
 )
@@ -271,6 +314,7 @@ _ENDS = bundles.c.expired_at.is_not(None)
 bundle_expiry = sa.Index(
     "ix_bundles_expired_at",
     bundles.c.expired_at,
+    bundles.c.account_id,
     sqlite_where=_ENDS,
     postgresql_where=_ENDS,
 )
@@ -300,32 +344,34 @@ files = _table(
     _instant("created_at"),
     _instant("updated_at"),
     _instant("recycled_at", nullable=True),
-    sa.Index("ix_files_newest", "account_id", "created_at", "id", "expired_at", "recycled_at"),
-    sa.Index("ix_files_name", "account_id", "name_folded", "id", "expired_at", "recycled_at"),
+    _size("size", server_default="0"),  # the blob's, to sort by
+    # In the order of recording within the account's range, which begins at its own number
+    # times NUMBERS: what the index of names knows a file by.
+    _size("number", server_default="0"),
+    sa.Index("uq_files_number", "number", unique=True),
 )
 
-_BUNDLED = files.c.bundle_id.is_not(None)
-file_bundle = sa.Index(
-    "ix_files_bundle_id",
-    files.c.bundle_id,
-    files.c.created_at,
-    sqlite_where=_BUNDLED,
-    postgresql_where=_BUNDLED,
-)
+NUMBERS = 1 << 40  # files that an account can number
+
+
+def _files_index(name: str, where: sa.ColumnElement[bool], *columns: str) -> sa.Index:
+    chosen = (files.c[column] for column in columns)
+    return sa.Index(name, *chosen, sqlite_where=where, postgresql_where=where)
+
+
+# Each order in which files are listed, without those in the recycle bin, which have their own.
+_IN_PLACE = files.c.recycled_at.is_(None)
 _RECYCLED = files.c.recycled_at.is_not(None)
-file_recycled = sa.Index(
-    "ix_files_recycled_at",
-    files.c.recycled_at,
-    sqlite_where=_RECYCLED,
-    postgresql_where=_RECYCLED,
-)
-
+_BUNDLED = files.c.bundle_id.is_not(None)
 _EXPIRES = files.c.expired_at.is_not(None)
-file_expiry = sa.Index(
-    "ix_files_expired_at",
-    files.c.expired_at,
-    sqlite_where=_EXPIRES,
-    postgresql_where=_EXPIRES,
+_files_index("ix_files_newest", _IN_PLACE, "account_id", "created_at", "id", "expired_at")
+_files_index("ix_files_name", _IN_PLACE, "account_id", "name_folded", "id", "expired_at")
+_files_index("ix_files_size", _IN_PLACE, "account_id", "size", "id", "expired_at", "name_folded")
+_files_index("ix_files_recycled", _RECYCLED, "account_id", "created_at", "id", "expired_at")
+_files_index("ix_files_recycled_at", _RECYCLED, "recycled_at")
+_files_index("ix_files_bundle_id", _BUNDLED, "bundle_id", "recycled_at", "created_at", "id")
+_files_index(
+    "ix_files_expired_at", _EXPIRES, "expired_at", "account_id", "recycled_at", "bundle_id"
 )
 
 garbage = _table(
@@ -340,12 +386,13 @@ links = _table(
     "links",
     _text("id", primary_key=True),
     _text("account_id", sa.ForeignKey("accounts.id")),
-    _text("file_id", index=True),
+    _text("file_id"),
     _instant("created_at"),
     _instant("expires_at"),
     _size("max_downloads", nullable=True),
     _size("allowance", nullable=True),
-    sa.Index("ix_links_expires_at", "expires_at"),
+    sa.Index("ix_links_newest", "file_id", "created_at", "id"),
+    sa.Index("ix_links_expires_at", "expires_at", "file_id"),
 )
 
 # How often a secret was guessed wrongly, by whom: the instant from which on no guess counts.
@@ -425,6 +472,27 @@ leases = _table(
     _text("holder"),
     _instant("until"),
 )
+
+
+def _revision_trigger(event: str, when: str, which: str) -> str:
+    """A bundle's revision grows with every change of what is in it."""
+    name = f"bundle_revision_{event.partition(' ')[0].lower()}"
+    grow = f"UPDATE bundles SET revision = revision + 1 WHERE id {which}"  # noqa: S608 - constants
+    return f"CREATE TRIGGER {name} AFTER {event} ON files WHEN {when} BEGIN {grow}; END"
+
+
+_SHOWN = "bundle_id, blob_id, name, created_at, expired_at, recycled_at"
+_OLD, _NEW = "old.bundle_id IS NOT NULL", "new.bundle_id IS NOT NULL"
+_REVISIONS = (
+    _revision_trigger("INSERT", _NEW, "= new.bundle_id"),
+    _revision_trigger("DELETE", _OLD, "= old.bundle_id"),
+    _revision_trigger(
+        f"UPDATE OF {_SHOWN}", f"{_NEW} OR {_OLD}", "IN (old.bundle_id, new.bundle_id)"
+    ),
+)
+for _statement in (*names.CREATE, *_REVISIONS):
+    _ddl: Any = sa.DDL(_statement)  # type: ignore[no-untyped-call]
+    sa.event.listen(metadata, "after_create", _ddl.execute_if(dialect="sqlite"))
 
 
 @cache

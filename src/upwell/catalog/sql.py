@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog import accounts, bundles, files, tasks
-from upwell.catalog.batches import column_int, repeat, write_some
+from upwell.catalog import accounts, bundles, file_lists, files, task_lists, tasks
+from upwell.catalog.batches import repeat, write_some
 from upwell.catalog.bundles import BundleMethods
 from upwell.catalog.events import EventMethods
 from upwell.catalog.jobs import JobMethods
 from upwell.catalog.links import LinkMethods
 from upwell.catalog.migrate import HEAD, migrate, revision
+from upwell.catalog.paging import Window
 from upwell.catalog.pools import PoolMethods
 from upwell.catalog.sqlite import Sqlite, raise_explained
 from upwell.core.ports import NewFile
@@ -154,10 +156,12 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         now: datetime,
         offset: int,
         take: int,
+        after: str | None = None,
     ) -> Page[UploadTask]:
-        start, count = column_int(offset), column_int(take)
-        where = tasks.listing(account_id, status)
-        return self._db.read_consistent(lambda conn: tasks.page(conn, where, now, start, count))
+        window = Window(offset, take, after)
+        return self._db.read_consistent(
+            lambda conn: task_lists.page(conn, account_id, status, now, window)
+        )
 
     def chunk(self, task_id: str, index: int) -> Chunk | None:
         return self._db.read(lambda conn: tasks.chunk(conn, task_id, index))
@@ -202,7 +206,15 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         return self._db.write(lambda conn: tasks.cancel(conn, account_id, task_id, now))
 
     def expire_tasks(self, now: datetime) -> int:
-        return repeat(self._db, lambda conn: tasks.expire_some(conn, now))
+        expired, looked = 0, 1
+        while looked:
+            looked, closed = self._db.write(
+                lambda conn: tasks.expire_some(conn, now), matters=False
+            )
+            expired += closed
+        if expired:
+            self._db.written_at = time.time()
+        return expired
 
     # files
 
@@ -237,10 +249,11 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         query: FileQuery = ALL_FILES,
         *,
         recycled: bool = False,
+        after: str | None = None,
     ) -> Page[CloudFile]:
-        start, count = column_int(offset), column_int(take)
+        window = Window(offset, take, after)
         return self._db.read_consistent(
-            lambda conn: files.page(conn, account_id, now, start, count, query, recycled=recycled)
+            lambda conn: file_lists.page(conn, account_id, now, window, query, recycled=recycled)
         )
 
     def update_file(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from upwell.catalog import bundles, events, files, pools
+from upwell.catalog import bundles, events, files, pools, totals
 from upwell.catalog.batches import BATCH
 from upwell.catalog.prepared import Prepared
 from upwell.catalog.schema import (
@@ -27,7 +27,7 @@ from upwell.catalog.schema import (
     task_identity,
     tasks,
 )
-from upwell.core.ports import Page
+from upwell.catalog.totals import Total
 from upwell.errors import TaskClosed
 from upwell.model import (
     Chunk,
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
     from upwell.model import Allowance, Blob, NewJob
 
 _BATCH = 10  # a task may have 40,000 chunk rows: 40 ms each, and others wait meanwhile
-_NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
+NOW: sa.BindParameter[datetime] = sa.bindparam("now", type_=Instant)
 _ID: sa.BindParameter[str] = sa.bindparam("task")
 _ACCOUNT: sa.BindParameter[str] = sa.bindparam("account_id")
 
 # Idle for too long, or of a file that would be gone already.
-_PAST = sa.or_(
-    tasks.c.expires_at <= _NOW,
-    sa.and_(tasks.c.expired_at.is_not(None), tasks.c.expired_at <= _NOW),
+PAST = sa.or_(
+    tasks.c.expires_at <= NOW,
+    sa.and_(tasks.c.expired_at.is_not(None), tasks.c.expired_at <= NOW),
 )
-_OVERDUE = sa.and_(in_progress, _PAST)
-_EXPIRED = sa.or_(tasks.c.status == TaskStatus.EXPIRED, _OVERDUE)
-_RUNNING = sa.and_(in_progress, ~_PAST)
+RUNNING = sa.and_(in_progress, ~PAST)
+OVERDUE = sa.and_(in_progress, tasks.c.due_at <= NOW, PAST)
+_EXPIRED = sa.or_(tasks.c.status == TaskStatus.EXPIRED, OVERDUE)
 
 _MINE = sa.select(tasks).where(tasks.c.id == _ID, tasks.c.account_id == _ACCOUNT, ~_EXPIRED)
 _FIND = Prepared(_MINE)
@@ -94,7 +94,7 @@ _COUNT_CHUNK = Prepared(
         received_count=tasks.c.received_count + sa.bindparam("more"),
         received_bytes=tasks.c.received_bytes + sa.bindparam("bytes"),
         revision=tasks.c.revision + sa.bindparam("replaced"),
-        updated_at=_NOW,
+        updated_at=NOW,
         expires_at=sa.bindparam("until", type_=Instant),
     )
     .returning(tasks)
@@ -140,7 +140,7 @@ def add(
     identity = task.identity()
     while True:
         held = _in_progress(conn, task.account_id, identity)
-        if held is not None and not _is_past(held, task.created_at):
+        if held is not None and not is_past(held, task.created_at):
             return _adopt(conn, held, task)
         if held is not None:
             _close(conn, held, TaskStatus.EXPIRED, task.created_at)
@@ -151,6 +151,7 @@ def add(
         row = _values(task) | {"identity": identity}
         if conn.execute(_insert_unless_held(conn.dialect.name), row).rowcount:
             pools.count(conn, task.account_id, task.pool_id, reserved=task.layout.size)
+            _tally(conn, task.account_id, task.status, 1)
             _note(conn, EventType.UPLOAD_CREATED, task, task.created_at)
             return task
 
@@ -164,13 +165,13 @@ def _locked_open_uploads(conn: Connection, account_id: str, now: datetime) -> Op
 
 def open_uploads(conn: Connection, account_id: str, now: datetime) -> OpenUploads:
     unsent = sa.func.coalesce(sa.func.sum(tasks.c.size - tasks.c.received_bytes), 0)
-    sums = sa.select(sa.func.count(), unsent).where(tasks.c.account_id == account_id, _RUNNING)
+    sums = sa.select(sa.func.count(), unsent).where(tasks.c.account_id == account_id, RUNNING)
     return OpenUploads(*map(int, conn.execute(sums, {"now": now}).one()))
 
 
 def resume(conn: Connection, task: UploadTask) -> UploadTask | None:
     held = _in_progress(conn, task.account_id, task.identity())
-    if held is None or _is_past(held, task.created_at):
+    if held is None or is_past(held, task.created_at):
         return None
     return _adopt(conn, held, task)
 
@@ -187,7 +188,7 @@ def _in_progress(conn: Connection, account_id: str, identity: str | None) -> Upl
         return None
     asked = {"account_id": account_id, "identity": identity}
     row = conn.execute(_BY_IDENTITY.with_for_update(), asked).first()
-    return None if row is None else _task(row)
+    return None if row is None else as_task(row)
 
 
 def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTask:
@@ -198,14 +199,16 @@ def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTa
         "updated_at": newcomer.created_at,
         "expires_at": max(held.expires_at, newcomer.expires_at),
     }
-    conn.execute(sa.update(tasks).where(tasks.c.id == held.id).values(changes))
-    return replace(held, **changes)
+    adopted = replace(held, **changes)
+    row = changes | {"due_at": _due_at(adopted)}
+    conn.execute(sa.update(tasks).where(tasks.c.id == held.id).values(row))
+    return adopted
 
 
 def change(conn: Connection, task: UploadTask) -> UploadTask | None:
     row = conn.execute(_LOCK, {"task": task.id}).first()
-    held = None if row is None else _task(row)
-    if held is None or held.status is not TaskStatus.IN_PROGRESS or _is_past(held, task.updated_at):
+    held = None if row is None else as_task(row)
+    if held is None or held.status is not TaskStatus.IN_PROGRESS or is_past(held, task.updated_at):
         return None
     changes: dict[str, Any] = {
         "file_name": task.file_name,
@@ -227,46 +230,28 @@ def change(conn: Connection, task: UploadTask) -> UploadTask | None:
 
 def find(conn: Connection, account_id: str, task_id: str, now: datetime) -> UploadTask | None:
     row = _FIND.first(conn, {"account_id": account_id, "task": task_id, "now": now})
-    return None if row is None else _task(row)
+    return None if row is None else as_task(row)
 
 
 def by_identity(
     conn: Connection, account_id: str, identity: str, now: datetime
 ) -> UploadTask | None:
     row = conn.execute(_BY_IDENTITY, {"account_id": account_id, "identity": identity}).first()
-    return None if row is None or _is_past(row, now) else _task(row)
+    return None if row is None or is_past(row, now) else as_task(row)
 
 
-def listing(account_id: str, status: TaskStatus | None) -> sa.ColumnElement[bool]:
-    return sa.and_(tasks.c.account_id == account_id, _of_status(status))
+def _tally(conn: Connection, account_id: str, status: str, more: int) -> None:
+    totals.add(conn, Total.TASKS, totals.of_tasks(account_id, status), more)
 
 
-def page(
-    conn: Connection, where: sa.ColumnElement[bool], now: datetime, offset: int, take: int
-) -> Page[UploadTask]:
-    count = sa.select(sa.func.count()).select_from(tasks).where(where)
-    rows = sa.select(tasks).where(where).order_by(tasks.c.created_at.desc(), tasks.c.id.desc())
-    total = conn.execute(count, {"now": now}).scalar_one()
-    found = conn.execute(rows.offset(offset).limit(take), {"now": now})
-    return Page([_as_of(_task(row), now) for row in found], total)
+def _due_at(task: Any) -> datetime:
+    """The instant from which on a task, or its row, is past if nobody uses it."""
+    due_at: datetime = min(task.expires_at, task.expired_at or task.expires_at)
+    return due_at
 
 
-def _of_status(status: TaskStatus | None) -> sa.ColumnElement[bool]:
-    if status is None:
-        return sa.true()
-    if status is TaskStatus.IN_PROGRESS:
-        return _RUNNING
-    return _EXPIRED if status is TaskStatus.EXPIRED else tasks.c.status == status
-
-
-def _as_of(task: UploadTask, now: datetime) -> UploadTask:
-    """A task past its expiry has expired, whether or not the sweeper came by."""
-    overdue = task.status is TaskStatus.IN_PROGRESS and _is_past(task, now)
-    return replace(task, status=TaskStatus.EXPIRED) if overdue else task
-
-
-def _is_past(task: Any, now: datetime) -> bool:
-    """``_PAST``, of a task or its row."""
+def is_past(task: Any, now: datetime) -> bool:
+    """``PAST``, of a task or its row."""
     return task.expires_at <= now or (task.expired_at is not None and task.expired_at <= now)
 
 
@@ -318,7 +303,7 @@ def record_chunk(
         same = (old.etag, old.staged) == (new.etag, new.staged)
         put_right = {"more": -1, "bytes": -old.size, "replaced": int(not same)}
         row = _COUNT_CHUNK.first(conn, slide | put_right)
-    task = _task(row)
+    task = as_task(row)
     if more := _beside(new) - _beside(old):
         pools.require_room(conn, task.account_id, task.pool_id, max(0, more), allowance)
         pools.count(conn, task.account_id, task.pool_id, reserved=more)
@@ -389,7 +374,7 @@ def fingerprints(conn: Connection, task_id: str) -> list[str]:
 
 def in_progress_after(conn: Connection, after: str, take: int) -> list[UploadTask]:
     query = sa.select(tasks).where(in_progress, tasks.c.id > after).order_by(tasks.c.id)
-    return [_task(row) for row in conn.execute(query.limit(take))]
+    return [as_task(row) for row in conn.execute(query.limit(take))]
 
 
 def complete(
@@ -412,7 +397,7 @@ def complete(
     fitted = bundles.fit(conn, file, file.created_at)
     if fitted.expired_at is not None and fitted.expired_at <= file.created_at:
         raise TaskClosed(_WHY_CLOSED[TaskStatus.EXPIRED])
-    _end(conn, _task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
+    _end(conn, as_task(row), TaskStatus.COMPLETED, file.created_at, file_id=file.id)
     files.record(conn, blob, fitted, new_jobs)
     return fitted
 
@@ -432,17 +417,25 @@ def cancel(conn: Connection, account_id: str, task_id: str, now: datetime) -> bo
     row = conn.execute(_MINE.where(in_progress).with_for_update(), asked).first()
     if row is None:
         return False
-    _close(conn, _task(row), TaskStatus.CANCELLED, now)
+    _close(conn, as_task(row), TaskStatus.CANCELLED, now)
     return True
 
 
-def expire_some(conn: Connection, now: datetime) -> int:
-    """Close a bounded number of overdue tasks, so that nobody waits long for the writer."""
-    query = sa.select(tasks).where(_OVERDUE).limit(_BATCH).with_for_update()
-    overdue = conn.execute(query, {"now": now}).all()
-    for row in overdue:
-        _close(conn, _task(row), TaskStatus.EXPIRED, now)
-    return len(overdue)
+def expire_some(conn: Connection, now: datetime) -> tuple[int, int]:
+    """Look at a bounded number of tasks that may be overdue, so that nobody waits long for the
+    writer; how many these were, and how many of them were closed. Those that were used
+    meanwhile are due later."""
+    due = sa.and_(in_progress, tasks.c.due_at <= now)
+    some = sa.select(tasks).where(due).order_by(tasks.c.due_at).limit(_BATCH).with_for_update()
+    found, closed = conn.execute(some).all(), 0
+    for row in found:
+        if is_past(row, now):
+            _close(conn, as_task(row), TaskStatus.EXPIRED, now)
+            closed += 1
+        else:
+            later = sa.update(tasks).where(tasks.c.id == row.id)
+            conn.execute(later.values(due_at=_due_at(row)))
+    return len(found), closed
 
 
 def forget_some(conn: Connection, before: datetime) -> int:
@@ -450,7 +443,11 @@ def forget_some(conn: Connection, before: datetime) -> int:
     what ended before that began before that."""
     over = sa.and_(ended, tasks.c.created_at < before, tasks.c.updated_at < before)
     some = sa.select(tasks.c.id).where(over).limit(BATCH)
-    return conn.execute(sa.delete(tasks).where(tasks.c.id.in_(some))).rowcount
+    gone = sa.delete(tasks).where(tasks.c.id.in_(some))
+    rows = conn.execute(gone.returning(tasks.c.account_id, tasks.c.status)).all()
+    subjects = (totals.of_tasks(account_id, status) for account_id, status in rows)
+    totals.add_each(conn, Total.TASKS, subjects, -1)
+    return len(rows)
 
 
 _CLOSED_BY = {
@@ -481,6 +478,8 @@ def _end(
     conn.execute(_DROP_CHUNKS, {"task": task.id})
     conn.execute(_DROP_INTENTS, {"task": task.id})
     pools.count(conn, task.account_id, task.pool_id, reserved=-task.layout.size - beside)
+    _tally(conn, task.account_id, TaskStatus.IN_PROGRESS, -1)
+    _tally(conn, task.account_id, status, 1)
 
 
 def _note(conn: Connection, type_: EventType, task: UploadTask, now: datetime) -> None:
@@ -522,13 +521,14 @@ def _values(task: UploadTask) -> dict[str, Any]:
         "created_at": task.created_at,
         "updated_at": task.updated_at,
         "expires_at": task.expires_at,
+        "due_at": _due_at(task),
         "seal_head": task.seal and task.seal.head,
         "seal_key": task.seal and task.seal.wrapped_key,
         "seal_check": task.seal and task.seal.check,
     }
 
 
-def _task(row: Any) -> UploadTask:
+def as_task(row: Any) -> UploadTask:
     return UploadTask(
         id=row.id,
         account_id=row.account_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from upwell.cli.exits import ExitCode
@@ -85,13 +86,8 @@ def list_deliveries(given: Given, webhook_id: str, *, offset: int, limit: int, j
     """Show what was sent to a webhook."""
 
     def action(client: Client, output: Output) -> ExitCode:
-        found: list[Delivery] = []
-        while len(found) < limit:
-            take = min(PAGE, limit - len(found))
-            more = client.webhooks.deliveries(webhook_id, offset=offset + len(found), take=take)
-            found += more
-            if len(more) < take:
-                break
+        every = client.webhooks.all_deliveries(webhook_id)
+        found = list(islice(every, offset, offset + limit))
         if json:
             for delivery in found:
                 output.result(delivery.raw, "")

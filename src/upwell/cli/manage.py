@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
@@ -53,10 +54,7 @@ def list_tasks(given: Given, status: str | None, *, offset: int, limit: int, jso
 
     def action() -> ExitCode:
         with connect(load_settings(given)) as client:
-
-            def page(*, offset: int, take: int) -> Page[UploadTask]:
-                return client.uploads.list(status=status, offset=offset, take=take)
-
+            page = partial(client.uploads.list, status=status)
             found = listed(output, Span(offset, limit), page)
             if json:
                 for task in found:
@@ -119,13 +117,13 @@ def listed(
     if span.every and every is not None:
         yield from every()
         return
-    offset, left = span.offset, span.limit
+    offset, left, after = span.offset, span.limit, None
     while left > 0:
-        page = read(offset=offset, take=min(left, PAGE))
+        page = read(offset=offset, take=min(left, PAGE), after=after)
         yield from page.items[:left]
-        offset += len(page.items)
+        offset, after = 0, page.cursor
         left -= len(page.items)
-        if not page.items or offset >= page.total:
+        if after is None:
             return
     how = "--all lists every one" if every else "a larger --limit lists more"
     output.note(f"{span.limit:,} of {page.total:,} are listed; {how}.")

@@ -223,9 +223,13 @@ class AsyncFiles:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def list(self, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
+    async def list(
+        self, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
         """See :meth:`Files.list`."""
-        return await run(lambda stop: self._client.until(stop).files.list(offset=offset, take=take))
+        return await run(
+            lambda stop: self._client.until(stop).files.list(offset=offset, take=take, after=after)
+        )
 
     def all(self) -> AsyncIterator[CloudFile]:
         """See :meth:`Files.all`."""
@@ -247,11 +251,19 @@ class AsyncFiles:
         """See :meth:`Files.delete`."""
         await run(lambda stop: self._client.until(stop).files.delete(file_id))
 
-    async def recycled(self, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
+    async def recycled(
+        self, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
         """See :meth:`Files.recycled`."""
         return await run(
-            lambda stop: self._client.until(stop).files.recycled(offset=offset, take=take)
+            lambda stop: self._client.until(stop).files.recycled(
+                offset=offset, take=take, after=after
+            )
         )
+
+    def all_recycled(self) -> AsyncIterator[CloudFile]:
+        """See :meth:`Files.all_recycled`."""
+        return each(self._client, lambda client: client.files.all_recycled())
 
     async def restore(self, file_id: str) -> CloudFile:
         """See :meth:`Files.restore`."""
@@ -296,14 +308,23 @@ class AsyncUploads:
         self._client = client
 
     async def list(
-        self, *, status: str | None = "in_progress", offset: int = 0, take: int = PAGE
+        self,
+        *,
+        status: str | None = "in_progress",
+        offset: int = 0,
+        take: int = PAGE,
+        after: str | None = None,
     ) -> Page[UploadTask]:
         """See :meth:`Uploads.list`."""
         return await run(
             lambda stop: self._client.until(stop).uploads.list(
-                status=status, offset=offset, take=take
+                status=status, offset=offset, take=take, after=after
             )
         )
+
+    def all(self, *, status: str | None = "in_progress") -> AsyncIterator[UploadTask]:
+        """See :meth:`Uploads.all`."""
+        return each(self._client, lambda client: client.uploads.all(status=status))
 
     async def info(self, task_id: str) -> UploadTask:
         """See :meth:`Uploads.info`."""
@@ -342,10 +363,14 @@ class AsyncBundles:
             )
         )
 
-    async def list(self, *, offset: int = 0, take: int = PAGE) -> Page[Bundle]:
+    async def list(
+        self, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[Bundle]:
         """See :meth:`Bundles.list`."""
         return await run(
-            lambda stop: self._client.until(stop).bundles.list(offset=offset, take=take)
+            lambda stop: self._client.until(stop).bundles.list(
+                offset=offset, take=take, after=after
+            )
         )
 
     def all(self) -> AsyncIterator[Bundle]:
@@ -368,10 +393,14 @@ class AsyncBundles:
         """See :meth:`Bundles.delete`."""
         await run(lambda stop: self._client.until(stop).bundles.delete(bundle_id))
 
-    async def files(self, bundle_id: str, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
+    async def files(
+        self, bundle_id: str, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
         """See :meth:`Bundles.files`."""
         return await run(
-            lambda stop: self._client.until(stop).bundles.files(bundle_id, offset=offset, take=take)
+            lambda stop: self._client.until(stop).bundles.files(
+                bundle_id, offset=offset, take=take, after=after
+            )
         )
 
     def all_files(self, bundle_id: str) -> AsyncIterator[CloudFile]:
@@ -449,3 +478,7 @@ class AsyncWebhooks:
                 webhook_id, offset=offset, take=take
             )
         )
+
+    def all_deliveries(self, webhook_id: str) -> AsyncIterator[Delivery]:
+        """See :meth:`Webhooks.all_deliveries`."""
+        return each(self._client, lambda client: client.webhooks.all_deliveries(webhook_id))

@@ -263,14 +263,22 @@ class Calls:
         self._delete(f"/upload/{_segment(task_id)}")
 
     def tasks(
-        self, *, status: str | None = None, offset: int = 0, take: int = 50
+        self,
+        *,
+        status: str | None = None,
+        offset: int = 0,
+        take: int = 50,
+        after: str | None = None,
     ) -> Page[UploadTask]:
         """The caller's uploads, newest first; ``status`` is for example ``in_progress``."""
-        return self._page("/upload/tasks", UploadTask.of, status=status, offset=offset, take=take)
+        path = "/upload/tasks"
+        return self._page(path, UploadTask.of, status=status, offset=offset, take=take, after=after)
 
-    def files(self, *, offset: int = 0, take: int = 50) -> Page[CloudFile]:
+    def files(
+        self, *, offset: int = 0, take: int = 50, after: str | None = None
+    ) -> Page[CloudFile]:
         """The caller's files, newest first."""
-        return self._page("/me", CloudFile.of, offset=offset, take=take)
+        return self._page("/me", CloudFile.of, offset=offset, take=take, after=after)
 
     def info(self, file_id: str) -> CloudFile:
         """What the server knows about a file."""
@@ -400,8 +408,9 @@ class Calls:
         params = {key: value for key, value in query.items() if value is not None}
         response = self._retried("GET", path, root=root, params=params)
         items = _items(response)
-        total = response.headers.get("X-Total", "")
-        return Page([read(item) for item in items], int(total) if total.isdecimal() else len(items))
+        told, cursor = response.headers.get("X-Total", ""), response.headers.get("X-Next-Cursor")
+        total = int(told) if told.isdecimal() else len(items)
+        return Page([read(item) for item in items], total, cursor)
 
     def _list(self, path: str, **options: Any) -> list[object]:  # noqa: ANN401 RUF100
         return _items(self._retried("GET", path, **options))

@@ -46,14 +46,12 @@ class AllCalls(SharingCalls, EventCalls):
 
 
 def every(page: Callable[..., Page[T]]) -> Iterator[T]:
-    """All items of a listing, read page by page."""
-    offset = 0
-    while True:
-        found = page(offset=offset, take=PAGE)
+    """All items of a listing, read page by page; each once, also when others come or go."""
+    found = page(take=PAGE)
+    yield from found.items
+    while found.cursor is not None:
+        found = page(take=PAGE, after=found.cursor)
         yield from found.items
-        offset += len(found.items)
-        if not found.items or offset >= found.total:
-            return
 
 
 class Client:
@@ -277,12 +275,17 @@ class Files:
     def __init__(self, calls: AllCalls) -> None:
         self._calls = calls
 
-    def list(self, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
-        """Some of the account's files, newest first."""
-        return self._calls.files(offset=offset, take=take)
+    def list(
+        self, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
+        """Some of the account's files, newest first. ``after`` is the cursor of an earlier page."""
+        return self._calls.files(offset=offset, take=take, after=after)
 
     def all(self) -> Iterator[CloudFile]:
-        """All of the account's files, newest first, read page by page."""
+        """All of the account's files, newest first, read page by page.
+
+        Each file comes once, also while you delete or upload others.
+        """
         return every(self.list)
 
     def info(self, file_id: str) -> CloudFile:
@@ -301,9 +304,15 @@ class Files:
         """Delete a file; into the recycle bin where its pool has one."""
         self._calls.delete(file_id)
 
-    def recycled(self, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
-        """What is in the recycle bin, newest first."""
-        return self._calls.recycled(offset=offset, take=take)
+    def recycled(
+        self, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
+        """Some of what is in the recycle bin, newest first."""
+        return self._calls.recycled(offset=offset, take=take, after=after)
+
+    def all_recycled(self) -> Iterator[CloudFile]:
+        """Everything in the recycle bin, newest first, read page by page."""
+        return every(self.recycled)
 
     def restore(self, file_id: str) -> CloudFile:
         """Take a file out of the recycle bin."""
@@ -332,7 +341,7 @@ class Files:
 
     def links(self, file_id: str) -> Sequence[Link]:
         """The live links to a file, newest first."""
-        return self._calls.links(file_id)
+        return [*every(partial(self._calls.links, file_id))]
 
     def unshare(self, link_id: str) -> None:
         """Revoke a link."""
@@ -346,10 +355,19 @@ class Uploads:
         self._calls = calls
 
     def list(
-        self, *, status: str | None = "in_progress", offset: int = 0, take: int = PAGE
+        self,
+        *,
+        status: str | None = "in_progress",
+        offset: int = 0,
+        take: int = PAGE,
+        after: str | None = None,
     ) -> Page[UploadTask]:
         """Some of the account's uploads, newest first; ``status`` None for those that ended too."""
-        return self._calls.tasks(status=status, offset=offset, take=take)
+        return self._calls.tasks(status=status, offset=offset, take=take, after=after)
+
+    def all(self, *, status: str | None = "in_progress") -> Iterator[UploadTask]:
+        """All of the account's uploads, newest first, read page by page; see :meth:`list`."""
+        return every(partial(self.list, status=status))
 
     def info(self, task_id: str) -> UploadTask:
         """What the server has of an upload and what is missing."""
@@ -388,9 +406,9 @@ class Bundles:
             )
         )
 
-    def list(self, *, offset: int = 0, take: int = PAGE) -> Page[Bundle]:
+    def list(self, *, offset: int = 0, take: int = PAGE, after: str | None = None) -> Page[Bundle]:
         """Some of the account's bundles, newest first."""
-        return self._calls.bundles(offset=offset, take=take)
+        return self._calls.bundles(offset=offset, take=take, after=after)
 
     def all(self) -> Iterator[Bundle]:
         """All of the account's bundles, newest first, read page by page."""
@@ -408,9 +426,11 @@ class Bundles:
         """Delete a bundle with its files, which go to the recycle bin where there is one."""
         self._calls.delete_bundle(bundle_id)
 
-    def files(self, bundle_id: str, *, offset: int = 0, take: int = PAGE) -> Page[CloudFile]:
+    def files(
+        self, bundle_id: str, *, offset: int = 0, take: int = PAGE, after: str | None = None
+    ) -> Page[CloudFile]:
         """Some of a bundle's files, oldest first."""
-        return self._calls.bundle_files(bundle_id, offset=offset, take=take)
+        return self._calls.bundle_files(bundle_id, offset=offset, take=take, after=after)
 
     def all_files(self, bundle_id: str) -> Iterator[CloudFile]:
         """All of a bundle's files, oldest first, read page by page."""
@@ -481,5 +501,10 @@ class Webhooks:
     def deliveries(
         self, webhook_id: str, *, offset: int = 0, take: int = PAGE
     ) -> Sequence[Delivery]:
-        """What was or will be sent to a webhook, newest first."""
-        return self._calls.deliveries(webhook_id, offset=offset, take=take)
+        """Some of what was or will be sent to a webhook, newest first."""
+        page = self._calls.deliveries(webhook_id, offset=offset, take=take)
+        return page.items
+
+    def all_deliveries(self, webhook_id: str) -> Iterator[Delivery]:
+        """All of what was or will be sent to a webhook, newest first, read page by page."""
+        return every(partial(self._calls.deliveries, webhook_id))

@@ -254,10 +254,11 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some of ``total`` items."""
+    """Some of ``total`` items. ``cursor`` is the ``after`` of the next page, None on the last."""
 
     items: list[T]
     total: int
+    cursor: str | None = None
 
 
 def _object(answer: object) -> dict[str, Any]:

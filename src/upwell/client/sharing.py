@@ -102,17 +102,19 @@ class SharingCalls(Calls):
         """Not tried again by itself: that might make a second one."""
         return Bundle.of(_json(self._send("POST", "/bundles", root=API, json=new.as_json())))
 
-    def bundles(self, *, offset: int = 0, take: int = 50) -> Page[Bundle]:
+    def bundles(self, *, offset: int = 0, take: int = 50, after: str | None = None) -> Page[Bundle]:
         """The caller's bundles, newest first."""
-        return self._page("/bundles", Bundle.of, API, offset=offset, take=take)
+        return self._page("/bundles", Bundle.of, API, offset=offset, take=take, after=after)
 
     def bundle(self, bundle_id: str) -> Bundle:
         return Bundle.of(self._call("GET", _bundle(bundle_id), root=API))
 
-    def bundle_files(self, bundle_id: str, *, offset: int = 0, take: int = 50) -> Page[CloudFile]:
+    def bundle_files(
+        self, bundle_id: str, *, offset: int = 0, take: int = 50, after: str | None = None
+    ) -> Page[CloudFile]:
         """Oldest first."""
         path = f"{_bundle(bundle_id)}/files"
-        return self._page(path, CloudFile.of, API, offset=offset, take=take)
+        return self._page(path, CloudFile.of, API, offset=offset, take=take, after=after)
 
     def change_bundle(
         self, bundle_id: str, fields: BundleFields, unset: Sequence[str] = ()
@@ -155,17 +157,22 @@ class SharingCalls(Calls):
         asked |= end_fields(expires_at, expires_in, "expires_at")
         return Link.of(self._call("POST", f"/{_segment(file_id)}/links", json=asked))
 
-    def links(self, file_id: str) -> list[Link]:
+    def links(
+        self, file_id: str, *, offset: int = 0, take: int = 50, after: str | None = None
+    ) -> Page[Link]:
         """The live links to a file, newest first."""
-        return [Link.of(each) for each in self._list(f"/{_segment(file_id)}/links")]
+        path = f"/{_segment(file_id)}/links"
+        return self._page(path, Link.of, offset=offset, take=take, after=after)
 
     def unshare(self, link_id: str) -> None:
         """Revoke a link."""
         self._delete(f"/links/{_segment(link_id)}")
 
-    def recycled(self, *, offset: int = 0, take: int = 50) -> Page[CloudFile]:
+    def recycled(
+        self, *, offset: int = 0, take: int = 50, after: str | None = None
+    ) -> Page[CloudFile]:
         """What is in the recycle bin, newest first."""
-        return self._page("/recycle", CloudFile.of, offset=offset, take=take)
+        return self._page("/recycle", CloudFile.of, offset=offset, take=take, after=after)
 
     def restore(self, file_id: str) -> CloudFile:
         """Take a file out of the recycle bin."""

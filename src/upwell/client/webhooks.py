@@ -17,6 +17,8 @@ from upwell.client.model import _get, _object
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from upwell.client.model import Page
+
 RECONNECT = 1.0  # seconds before a stream that ended is asked for again
 
 
@@ -115,11 +117,12 @@ class EventCalls(Calls):
         """Have a test message sent; its delivery, which has not happened yet."""
         return Delivery.of(_json(self._send("POST", f"{_path(webhook_id)}/test", root=API)))
 
-    def deliveries(self, webhook_id: str, *, offset: int = 0, take: int = 50) -> list[Delivery]:
+    def deliveries(
+        self, webhook_id: str, *, offset: int = 0, take: int = 50, after: str | None = None
+    ) -> Page[Delivery]:
         """What was or will be sent to a webhook, newest first; 100 at most."""
-        query = {"offset": offset, "take": take}
         path = f"{_path(webhook_id)}/deliveries"
-        return [Delivery.of(each) for each in self._list(path, root=API, params=query)]
+        return self._page(path, Delivery.of, API, offset=offset, take=take, after=after)
 
     def follow(self, after: int | None = None) -> Iterator[Event]:
         """Events as they happen, without an end: those after number ``after``, or from now on.

@@ -99,17 +99,24 @@ class Bundles:
             raise not_yours()
         return bundle
 
-    def mine(self, principal: Principal, offset: int, take: int) -> Page[Bundle]:
+    def mine(
+        self, principal: Principal, offset: int, take: int, after: str | None = None
+    ) -> Page[Bundle]:
         """The caller's bundles, newest first."""
         policy.require(principal, Scope.READ)
-        return self._catalog.bundles(principal.account.id, self._clock(), offset, take)
+        return self._catalog.bundles(principal.account.id, self._clock(), offset, take, after)
 
     def files(
-        self, principal: Principal, bundle_id: str, offset: int, take: int
+        self,
+        principal: Principal,
+        bundle_id: str,
+        offset: int,
+        take: int,
+        after: str | None = None,
     ) -> Page[CloudFile]:
         """The files of a bundle of the caller's, oldest first."""
         bundle = self.get(principal, bundle_id)
-        return self._catalog.bundle_files(bundle.id, self._clock(), offset, take)
+        return self._catalog.bundle_files(bundle.id, self._clock(), offset, take, after)
 
     def count(self, bundle: Bundle) -> int:
         """How many files are in a bundle."""
@@ -192,9 +199,11 @@ class Bundles:
         """What shows later that the passcode was given; worth nothing once it is changed."""
         return self._key.sign(_PROOF, _proven(bundle))
 
-    def public_files(self, bundle: Bundle, offset: int, take: int) -> Page[CloudFile]:
+    def public_files(
+        self, bundle: Bundle, offset: int, take: int, after: str | None = None
+    ) -> Page[CloudFile]:
         """The files of an opened bundle, oldest first."""
-        return self._catalog.bundle_files(bundle.id, self._clock(), offset, take)
+        return self._catalog.bundle_files(bundle.id, self._clock(), offset, take, after)
 
     def public_file(self, bundle: Bundle, file_id: str) -> CloudFile:
         """A file of an opened bundle. Raises FileNotFound."""

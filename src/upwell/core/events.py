@@ -161,13 +161,18 @@ class Events:
         )
 
     def deliveries(
-        self, principal: Principal, webhook_id: str, offset: int, take: int
+        self,
+        principal: Principal,
+        webhook_id: str,
+        offset: int,
+        take: int,
+        after: str | None = None,
     ) -> Page[Job]:
         """What was or will be sent to a webhook, newest first; the argument of each is the
         event's ``seq``, or ``TEST``. Raises WebhookNotFound."""
         policy.require(principal, Scope.READ)
         webhook = self._owned(principal, webhook_id)
-        return self._catalog.jobs(JobKind.DELIVER, webhook.id, offset, take)
+        return self._catalog.jobs(JobKind.DELIVER, webhook.id, offset, take, after)
 
     # for whoever delivers
 

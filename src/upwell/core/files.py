@@ -228,11 +228,14 @@ class Files:
         query: FileQuery = ALL_FILES,
         *,
         recycled: bool = False,
+        after: str | None = None,
     ) -> Page[CloudFile]:
         """The caller's files; or those in the recycle bin."""
         policy.require(principal, Scope.READ)
         now, account = self._clock(), principal.account.id
-        return self._catalog.files(account, now, offset, take, query, recycled=recycled)
+        return self._catalog.files(
+            account, now, offset, take, query, recycled=recycled, after=after
+        )
 
     def rename(self, principal: Principal, file_id: str, name: str) -> CloudFile:
         return self._change(principal, file_id, lambda file: replace(file, name=name))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from upwell.core import policy
 from upwell.core.keys import new_id
+from upwell.core.ports import Page
 from upwell.errors import FileNotFound, LinkNotFound
 from upwell.model import Link, Scope
 
@@ -66,12 +67,20 @@ class Links:
         self._catalog.add_link(link)
         return self._signed(link, file)
 
-    def of_file(self, principal: Principal, file_id: str) -> list[SignedLink]:
+    def of_file(
+        self,
+        principal: Principal,
+        file_id: str,
+        offset: int,
+        take: int,
+        after: str | None = None,
+    ) -> Page[SignedLink]:
         """The live links to a file of the caller's, newest first."""
         policy.require(principal, Scope.READ)
-        file = self._owned(principal, file_id, self._clock())
-        links = self._catalog.links(principal.account.id, file_id, self._clock())
-        return [self._signed(link, file) for link in links]
+        now, account = self._clock(), principal.account.id
+        file = self._owned(principal, file_id, now)
+        page = self._catalog.links(account, file_id, now, offset, take, after)
+        return Page([self._signed(link, file) for link in page.items], page.total, page.cursor)
 
     def revoke(self, principal: Principal, link_id: str) -> None:
         """It is worth nothing from now on. Raises LinkNotFound."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from upwell.core.records import NewFile, Page
 from upwell.core.rows import (
     AccountRows,
     BundleRows,
@@ -17,8 +18,6 @@ from upwell.core.rows import (
     FileRows,
     JobRows,
     LinkRows,
-    NewFile,
-    Page,
     PoolRows,
     RecoveryRows,
     SweepRows,
@@ -265,6 +264,10 @@ class Catalog(
     Lookups that name an account find only what is that account's, in one query that is
     the same for an unknown id and for a stranger's. Raises StorageFull when the disk
     under the catalog is full, and then nothing has changed.
+
+    A listing takes ``offset`` rows off its beginning, or continues ``after`` the cursor of an
+    earlier page (``Page``); it raises ValidationFailed when that is no cursor of this listing in
+    this order.
 
     A method that changes an upload or a file writes the event of it, and the deliveries to
     webhooks that want it, in its own transaction; and so it does with the jobs it is given.

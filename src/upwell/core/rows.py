@@ -5,8 +5,7 @@ What holds for all of them is said there (``core.ports``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from upwell.model import ALL_FILES, NO_LIMIT
 
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
     from upwell.core.ports import Chunks
+    from upwell.core.records import NewFile, Page
     from upwell.errors import UpwellError
     from upwell.model import (
         Account,
@@ -40,26 +40,6 @@ if TYPE_CHECKING:
         Usage,
         Webhook,
     )
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class NewFile:
-    """A file with bytes of its own, as it is to be recorded."""
-
-    blob: Blob
-    file: CloudFile
-    allowance: Allowance
-    jobs: Sequence[NewJob] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """One page of a listing, and how many rows there are in all."""
-
-    items: list[T]
-    total: int
 
 
 class AccountRows(Protocol):
@@ -139,6 +119,7 @@ class UploadRows(Protocol):
         now: datetime,
         offset: int,
         take: int,
+        after: str | None = None,
     ) -> Page[UploadTask]:
         """Newest first."""
         ...
@@ -242,9 +223,14 @@ class FileRows(Protocol):
         query: FileQuery = ALL_FILES,
         *,
         recycled: bool = False,
+        after: str | None = None,
     ) -> Page[CloudFile]:
-        """Those in the recycle bin when ``recycled``. Every order is total: what no file does
-        between two pages is not seen twice, and not missed."""
+        """Those in the recycle bin when ``recycled``. Every order is total.
+
+        A search of three characters and more sorts by the order of recording where a list sorts
+        by age. It counts a thousand files exactly; for more its ``total`` is a lower bound,
+        greater than what the page ends with while there is a next one.
+        """
         ...
 
     def update_file(
@@ -349,12 +335,14 @@ class BundleRows(Protocol):
         """The bundle that a file is in."""
         ...
 
-    def bundles(self, account_id: str, now: datetime, offset: int, take: int) -> Page[Bundle]:
+    def bundles(
+        self, account_id: str, now: datetime, offset: int, take: int, after: str | None = None
+    ) -> Page[Bundle]:
         """Newest first."""
         ...
 
     def bundle_files(
-        self, bundle_id: str, now: datetime, offset: int, take: int
+        self, bundle_id: str, now: datetime, offset: int, take: int, after: str | None = None
     ) -> Page[CloudFile]:
         """Oldest first."""
         ...
@@ -399,7 +387,15 @@ class LinkRows(Protocol):
         """A link past its ``expires_at`` is not found."""
         ...
 
-    def links(self, account_id: str, file_id: str, now: datetime) -> list[Link]:
+    def links(
+        self,
+        account_id: str,
+        file_id: str,
+        now: datetime,
+        offset: int,
+        take: int,
+        after: str | None = None,
+    ) -> Page[Link]:
         """The live links to a file, newest first."""
         ...
 
@@ -516,7 +512,9 @@ class JobRows(Protocol):
 
     def job(self, job_id: int) -> Job | None: ...
 
-    def jobs(self, kind: JobKind, subject: str, offset: int, take: int) -> Page[Job]:
+    def jobs(
+        self, kind: JobKind, subject: str, offset: int, take: int, after: str | None = None
+    ) -> Page[Job]:
         """Those about one subject, newest first."""
         ...
 

@@ -281,11 +281,17 @@ class Uploads:
         return self._task(principal, task_id)
 
     def tasks(
-        self, principal: Principal, status: TaskStatus | None, offset: int, take: int
+        self,
+        principal: Principal,
+        status: TaskStatus | None,
+        offset: int,
+        take: int,
+        after: str | None = None,
     ) -> Page[UploadTask]:
         """The caller's tasks, newest first."""
         policy.require(principal, Scope.READ)
-        return self._catalog.tasks(principal.account.id, status, self._clock(), offset, take)
+        now, account = self._clock(), principal.account.id
+        return self._catalog.tasks(account, status, now, offset, take, after)
 
     # complete
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator
 
 from upwell import errors as e
 from upwell.core.files import Form
+from upwell.http import listings
 from upwell.http.bundle_zip import zip_response
 from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import CHANGES, DERIVING, JSON_BODY, described_headers, responses
@@ -24,6 +25,7 @@ from upwell.http.file_routes import (
 )
 from upwell.http.forms import form_field
 from upwell.http.guard import ask, asker_of, call
+from upwell.http.listings import After, Offset, Take
 from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import CloudFileOut
 from upwell.http.sharing_schemas import (
@@ -35,11 +37,11 @@ from upwell.http.sharing_schemas import (
     PlaceFile,
     PublicBundleOut,
 )
-from upwell.http.upload_routes import TOTAL, Offset, Take
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from upwell.core.ports import Page
     from upwell.core.verbs import Verbs
     from upwell.model import Bundle, CloudFile, Principal
 
@@ -105,20 +107,24 @@ def _add_bundles(router: APIRouter, verbs: Verbs, public_url: str | None) -> Non
         return BundleOut.of(await call(request, lambda p: verbs.bundles.create(p, new)), 0, base)
 
     listed = responses(e.ValidationFailed)
-    listed[200] = {"description": "Newest first.", "headers": TOTAL}
+    listed[200] = {"description": "Newest first.", "headers": listings.HEADERS}
 
     @router.get("/api/bundles", summary="The caller's bundles", responses=listed)
     async def list_bundles(
-        request: Request, response: Response, offset: Offset = 0, take: Take = 20
+        request: Request,
+        response: Response,
+        offset: Offset = 0,
+        take: Take = 20,
+        after: After = None,
     ) -> list[BundleOut]:
         base = base_of(request, public_url)
 
-        def page(principal: Principal) -> tuple[list[BundleOut], int]:
-            found = verbs.bundles.mine(principal, offset, take)
-            return [counted(bundle, base) for bundle in found.items], found.total
+        def page(principal: Principal) -> tuple[list[BundleOut], Page[Bundle]]:
+            found = verbs.bundles.mine(principal, offset, take, after)
+            return [counted(bundle, base) for bundle in found.items], found
 
-        bundles, total = await call(request, page)
-        response.headers["X-Total"] = str(total)
+        bundles, found = await call(request, page)
+        listings.describe(response, found)
         return bundles
 
     @router.get(
@@ -131,7 +137,7 @@ def _add_bundles(router: APIRouter, verbs: Verbs, public_url: str | None) -> Non
         return await call(request, lambda p: counted(verbs.bundles.get(p, bundle_id), base))
 
     listed = responses(e.ValidationFailed, e.BundleNotFound)
-    listed[200] = {"description": "Oldest first.", "headers": TOTAL}
+    listed[200] = {"description": "Oldest first.", "headers": listings.HEADERS}
 
     @router.get("/api/bundles/{bundle_id}/files", summary="Its files", responses=listed)
     async def bundle_files(
@@ -140,9 +146,10 @@ def _add_bundles(router: APIRouter, verbs: Verbs, public_url: str | None) -> Non
         bundle_id: BundleId,
         offset: Offset = 0,
         take: Take = 20,
+        after: After = None,
     ) -> list[CloudFileOut]:
-        page = await call(request, lambda p: verbs.bundles.files(p, bundle_id, offset, take))
-        response.headers["X-Total"] = str(page.total)
+        page = await call(request, lambda p: verbs.bundles.files(p, bundle_id, offset, take, after))
+        listings.describe(response, page)
         return [_file_out(verbs, file) for file in page.items]
 
 
@@ -204,7 +211,7 @@ def _add_placing(router: APIRouter, verbs: Verbs) -> None:
 
 def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None:
     listed = responses(e.ValidationFailed, *_OPENING)
-    listed[200] = {"description": "The bundle.", "headers": TOTAL}
+    listed[200] = {"description": "The bundle.", "headers": listings.HEADERS}
 
     @router.get("/api/bundles/public/{slug}", summary="A bundle, for anyone", responses=listed)
     async def public_bundle(
@@ -213,6 +220,7 @@ def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None
         slug: PublicSlug,
         offset: Offset = 0,
         take: PublicTake = 100,
+        after: After = None,
         passcode: PasscodeQuery = None,
         header: PasscodeHeader = None,
     ) -> PublicBundleOut:
@@ -220,15 +228,14 @@ def _add_public(router: APIRouter, verbs: Verbs, public_url: str | None) -> None
         del passcode, header  # the asker's
         asker = asker_of(request)
 
-        def read() -> tuple[Bundle, list[CloudFile], int]:
+        def read() -> tuple[Bundle, Page[CloudFile]]:
             bundle = verbs.bundles.open(slug, asker)
-            page = verbs.bundles.public_files(bundle, offset, take)
-            return bundle, page.items, page.total
+            return bundle, verbs.bundles.public_files(bundle, offset, take, after)
 
-        bundle, files, total = await ask(asker, read)
-        response.headers["X-Total"] = str(total)
+        bundle, page = await ask(asker, read)
+        listings.describe(response, page)
         response.headers.update(_SECRET)
-        return PublicBundleOut.of(bundle, files, total, base_of(request, public_url))
+        return PublicBundleOut.of(bundle, page.items, page.total, base_of(request, public_url))
 
     async def bundle_zip(
         request: Request,
@@ -282,17 +289,23 @@ def _add_links(router: APIRouter, verbs: Verbs, public_url: str | None) -> None:
         response.headers.update(_SECRET)
         return LinkOut.of(await call(request, lambda p: verbs.links.create(p, file_id, new)), base)
 
-    @router.get(
-        "/{file_id}/links",
-        summary="The live links to a file",
-        responses=responses(e.FileNotFound),
-    )
-    async def list_links(request: Request, response: Response, file_id: FileId) -> list[LinkOut]:
-        """Newest first."""
+    listed = responses(e.ValidationFailed, e.FileNotFound)
+    listed[200] = {"description": "Newest first.", "headers": listings.HEADERS}
+
+    @router.get("/{file_id}/links", summary="The live links to a file", responses=listed)
+    async def list_links(
+        request: Request,
+        response: Response,
+        file_id: FileId,
+        offset: Offset = 0,
+        take: Take = 100,
+        after: After = None,
+    ) -> list[LinkOut]:
         base = base_of(request, public_url)
         response.headers.update(_SECRET)
-        found = await call(request, lambda p: verbs.links.of_file(p, file_id))
-        return [LinkOut.of(each, base) for each in found]
+        page = await call(request, lambda p: verbs.links.of_file(p, file_id, offset, take, after))
+        listings.describe(response, page)
+        return [LinkOut.of(each, base) for each in page.items]
 
     @router.delete(
         "/links/{link_id}",

@@ -20,6 +20,7 @@ _TOLD = (
     "Content-Range",
     "ETag",
     "Retry-After",
+    "X-Next-Cursor",
     "X-Total",
     "X-Trace-Id",
 )

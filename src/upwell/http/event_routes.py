@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from upwell import errors as e
 from upwell.core.events import described
+from upwell.http import listings
 from upwell.http.errors import CHANGES, JSON_BODY, responses
 from upwell.http.event_schemas import (
     AddWebhook,
@@ -17,13 +18,14 @@ from upwell.http.event_schemas import (
     WebhookOut,
 )
 from upwell.http.guard import call
+from upwell.http.listings import After, Offset, Take
 from upwell.http.live import frame
-from upwell.http.upload_routes import TOTAL, Offset, Take
 
 if TYPE_CHECKING:
+    from upwell.core.ports import Page
     from upwell.core.verbs import Verbs
     from upwell.http.live import LiveStreams
-    from upwell.model import Principal
+    from upwell.model import Job, Principal
 
 WebhookId = Annotated[str, Path(description="The webhook's `id`.")]
 
@@ -147,7 +149,7 @@ def _add_changes(router: APIRouter, verbs: Verbs) -> None:
 
 def _add_deliveries(router: APIRouter, verbs: Verbs) -> None:
     listed = responses(e.ValidationFailed, e.WebhookNotFound)
-    listed[200] = {"description": "Newest first.", "headers": TOTAL}
+    listed[200] = {"description": "Newest first.", "headers": listings.HEADERS}
 
     @router.get(
         "/webhooks/{webhook_id}/deliveries",
@@ -160,9 +162,13 @@ def _add_deliveries(router: APIRouter, verbs: Verbs) -> None:
         webhook_id: WebhookId,
         offset: Offset = 0,
         take: Take = 20,
+        after: After = None,
     ) -> list[DeliveryOut]:
-        page = await call(request, lambda p: verbs.events.deliveries(p, webhook_id, offset, take))
-        response.headers["X-Total"] = str(page.total)
+        def deliveries(principal: Principal) -> Page[Job]:
+            return verbs.events.deliveries(principal, webhook_id, offset, take, after)
+
+        page = await call(request, deliveries)
+        listings.describe(response, page)
         return [DeliveryOut.of(job) for job in page.items]
 
 

@@ -9,10 +9,12 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 
 from upwell import errors as e
 from upwell.core.files import Form
+from upwell.http import listings
 from upwell.http.downloads import FileResponse, form_of
 from upwell.http.errors import CHANGES, DERIVING, FORM_BODY, JSON_BODY, described_headers, responses
 from upwell.http.forms import FORM_TYPE, form_field
 from upwell.http.guard import ask, asker_of, call
+from upwell.http.listings import After, Offset, Take
 from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import (
     BatchDelete,
@@ -23,12 +25,12 @@ from upwell.http.schemas import (
     SetMarks,
     SetMeta,
 )
-from upwell.http.upload_routes import TOTAL, Offset, Take
 from upwell.model import FileOrder, FileQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from upwell.core.ports import Page
     from upwell.core.verbs import Verbs
     from upwell.model import CloudFile, Principal
 
@@ -76,8 +78,8 @@ def make_routes(verbs: Verbs) -> APIRouter:
 
 def _add_lists(router: APIRouter, verbs: Verbs) -> None:
     sorted_ = responses(e.ValidationFailed)
-    sorted_[200] = {"description": "In the order asked for.", "headers": TOTAL}
-    listed = sorted_ | {200: {"description": "Newest first.", "headers": TOTAL}}
+    sorted_[200] = {"description": "In the order asked for.", "headers": listings.HEADERS}
+    listed = sorted_ | {200: {"description": "Newest first.", "headers": listings.HEADERS}}
 
     @router.get("/me", summary="The caller's files", responses=sorted_)
     async def my_files(
@@ -87,19 +89,28 @@ def _add_lists(router: APIRouter, verbs: Verbs) -> None:
         order: Order = FileOrder.NEWEST,
         offset: Offset = 0,
         take: Take = 20,
+        after: After = None,
     ) -> list[CloudFileOut]:
         query = FileQuery(search, order)
-        page = await call(request, lambda p: verbs.files.mine(p, offset, take, query))
-        response.headers["X-Total"] = str(page.total)
+        page = await call(request, lambda p: verbs.files.mine(p, offset, take, query, after=after))
+        listings.describe(response, page)
         return [CloudFileOut.of(file, verbs.pools.named(file.pool_id)) for file in page.items]
 
     @router.get("/recycle", summary="The caller's recycle bin", responses=listed)
     async def recycled_files(
-        request: Request, response: Response, offset: Offset = 0, take: Take = 20
+        request: Request,
+        response: Response,
+        offset: Offset = 0,
+        take: Take = 20,
+        after: After = None,
     ) -> list[CloudFileOut]:
         """Deleted files that can be restored, until their grace period is over."""
-        page = await call(request, lambda p: verbs.files.mine(p, offset, take, recycled=True))
-        response.headers["X-Total"] = str(page.total)
+
+        def recycled(principal: Principal) -> Page[CloudFile]:
+            return verbs.files.mine(principal, offset, take, recycled=True, after=after)
+
+        page = await call(request, recycled)
+        listings.describe(response, page)
         return [CloudFileOut.of(file, verbs.pools.named(file.pool_id)) for file in page.items]
 
     @router.post(

@@ -12,12 +12,13 @@ from pydantic import ValidationError, WithJsonSchema
 
 from upwell import errors as e
 from upwell.core.uploads import Verifying
-from upwell.http import batch_routes
+from upwell.http import batch_routes, listings
 from upwell.http.bodies import receive_chunk
 from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
 from upwell.http.direct import Forms
 from upwell.http.errors import CHANGES, FORM_BODY, IN_MEMORY, JSON_BODY, REFUSALS, responses
 from upwell.http.guard import call, in_thread
+from upwell.http.listings import After, Offset, Take
 from upwell.http.live import frame
 from upwell.http.schemas import (
     CloudFileOut,
@@ -36,10 +37,7 @@ if TYPE_CHECKING:
     from upwell.http.live import LiveStreams
 
 TaskId = Annotated[str, Path(description="From create.")]
-Offset = Annotated[int, Query(ge=0, le=1 << 31, description="Rows to skip.")]
-Take = Annotated[int, Query(ge=1, le=100, description="Rows to answer.")]
 
-TOTAL = {"X-Total": {"description": "Rows in all.", "schema": {"type": "integer"}}}
 _CHUNK_BODY = {
     "type": "object",
     "required": ["chunk"],
@@ -209,7 +207,7 @@ def _add_status(router: APIRouter, verbs: Verbs, streams: LiveStreams) -> None:
 
 def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
     listed = responses(e.ValidationFailed)
-    listed[200] = {"description": "Newest first.", "headers": TOTAL}
+    listed[200] = {"description": "Newest first.", "headers": listings.HEADERS}
 
     @router.get("/upload/tasks", summary="The caller's tasks", responses=listed)
     async def list_tasks(
@@ -220,9 +218,10 @@ def _add_tasks(router: APIRouter, verbs: Verbs) -> None:
         ] = None,
         offset: Offset = 0,
         take: Take = 20,
+        after: After = None,
     ) -> list[TaskOut]:
-        page = await call(request, lambda p: verbs.uploads.tasks(p, status, offset, take))
-        response.headers["X-Total"] = str(page.total)
+        page = await call(request, lambda p: verbs.uploads.tasks(p, status, offset, take, after))
+        listings.describe(response, page)
         return [TaskOut.of(task) for task in page.items]
 
     @router.delete(
