@@ -475,6 +475,8 @@ def test_an_upload_whose_bytes_are_gone_begins_again(
     for ask in (world.uploads.status, world.uploads.complete):
         with pytest.raises(TaskNotFound):
             ask(world.me, lost.id)
+    with pytest.raises(TaskNotFound):
+        world.uploads.resume(world.me, lost.id, UploadOptions("b", "a/b"))
     if size:
         last = lost.layout.count - 1
         with pytest.raises(TaskNotFound):

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 HASH_PIECE = 1024 * 1024
 DEFAULT_NAME = "file"
 MADE_UP = 64 * 1024  # bytes that a file without blocks on a disk may claim and not have
-_SPOOLS = Path("the folder for temporary files")
 # Of a content that is no file: nothing tells whether it is the same another time, but its digest.
 _NO_FILE = (0, 0)
 
@@ -142,7 +141,7 @@ class FileSource(_Held):
                 return
             with _spool() as copy:
                 for piece in _pieces_of(cast("BinaryIO", io.FileIO(number, closefd=False)), path):
-                    with local(_SPOOLS):
+                    with local(_spools()):
                         copy.write(piece)
                 copy.flush()
                 yield cls(path, copy.fileno())
@@ -277,7 +276,7 @@ def source_of(content: object, name: str | None, size: int | None) -> Iterator[S
         return
     with _spool() as spool:
         for piece in pieces:
-            with local(_SPOOLS):
+            with local(_spools()):
                 spool.write(piece)
         spool.seek(0)
         yield SeekableSource(cast("BinaryIO", spool), name)
@@ -325,6 +324,10 @@ def _is_made_up(path: Path, number: int, status: os.stat_result) -> bool:
 
 def _spool() -> AbstractContextManager[IO[bytes]]:
     return tempfile.TemporaryFile(prefix="upwell-")
+
+
+def _spools() -> Path:
+    return Path(tempfile.gettempdir())
 
 
 def _name_of(content: object) -> str:

@@ -40,8 +40,7 @@ COMPLETE_ROUNDS = 4
 COMPLETED = "completed"
 GENERIC_TYPE = "application/octet-stream"
 DEFAULT_POOL_ID = "00000000-0000-4000-8000-000000000001"
-CLOSED = "TASK_CLOSED"
-NOT_FOUND = 404
+NOT_FOUND, CLOSED = "TASK_NOT_FOUND", "TASK_CLOSED"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +168,7 @@ class _Upload:
         except ApiError as error:
             if error.code == CLOSED:
                 return self._ended(task_id, wanted)
-            if error.status != NOT_FOUND:
+            if error.code != NOT_FOUND:
                 raise
             return None
         return task if task.file_size == self._source.size else None
@@ -180,9 +179,9 @@ class _Upload:
         if task.status != COMPLETED:
             return None
         try:
-            self._client.complete(task_id)
+            self._client.complete(task_id)  # is its file still there?
         except ApiError as error:
-            if error.status != NOT_FOUND:
+            if error.code != NOT_FOUND:
                 raise
             return None
         if task.file_size == self._source.size and _is_as_wanted(task, wanted):

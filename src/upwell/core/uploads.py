@@ -145,6 +145,7 @@ class Uploads:
         """
         policy.require(principal, Scope.WRITE)
         task = self._open_task(principal, task_id)
+        self._require_bytes(task)
         return self._status(self._creating.change(principal, task, asked))
 
     # receive
