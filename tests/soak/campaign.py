@@ -90,7 +90,7 @@ class Campaign:
             self._start_and_cut()
 
     def _start_and_cut(self) -> None:
-        """Cut the server off once more while it starts."""
+        """Cut the server off again while it starts."""
         starting = threading.Thread(target=self._start_in_vain, daemon=True)
         starting.start()
         eventually(lambda: self._server.process is not None, 60, "the server is being started")
@@ -167,7 +167,7 @@ class Campaign:
         return answer.status, answer.body
 
     def _verified(self) -> list[str]:
-        """What the product's own verification finds."""
+        """Run the product's own verification; its findings."""
         command = [UPWELL, "verify", "--data", str(self._server.data)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return [] if done.returncode == 0 else [f"upwell verify: {done.stdout} {done.stderr}"]

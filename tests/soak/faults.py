@@ -1,4 +1,4 @@
-"""Where a server lives that is about to lose its power, or to be killed."""
+"""Places for a data folder, and the faults that end a server there."""
 
 from __future__ import annotations
 

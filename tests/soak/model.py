@@ -1,4 +1,4 @@
-"""What the server's clients know, and what the server may therefore answer after a crash.
+"""Judges what a server answers after a crash by what its clients knew before.
 
 An answer is a promise; a request without one may have had its effect or not. Everything here is
 plain data and plain judgement, so the campaigns' verdict is tested without a server.
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Verdict:
-    """What a comparison found."""
+    """The result of a comparison."""
 
     checked: int = 0  # acknowledgements that were compared
     lost: list[str] = field(default_factory=list)
@@ -128,7 +128,7 @@ def judge_file(kept: Kept, status: int, content: bytes) -> Verdict:
 
 
 def appearance(data: bytes) -> str:
-    """What unexpected bytes look like, for the report."""
+    """Describe unexpected bytes for the report."""
     if not data:
         return "no bytes"
     ((byte, count),) = Counter(data).most_common(1)

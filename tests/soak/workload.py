@@ -59,7 +59,7 @@ class Client:
             except Unanswered:
                 stop.wait(0.01)
 
-    # what it does
+    # actions
 
     def _chunked(self) -> None:
         count = self._dice.randint(1, 5)
@@ -150,12 +150,12 @@ class Client:
         for index in state["missing_chunks"]:
             known = upload.parts[index].candidates()
             length = min(CHUNK, size - index * CHUNK)
-            # An encrypted chunk has one content for ever: the first that was sent.
+            # An encrypted chunk has one content forever: the first that was sent.
             self.send(upload, index, known[-1] if known else self._dice.randbytes(length))
         return bool(state["status"] == "in_progress")
 
     def state(self, upload: Upload) -> Any:
-        """What the server says of an upload."""
+        """Ask the server for an upload's chunks and status."""
         return self._call("GET", f"/api/files/upload/resume/{upload.task}").json()
 
     def delete(self, kept: Kept) -> None:
@@ -183,7 +183,7 @@ class Client:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """The answer 200 or 204. Raises Unanswered for any other outcome."""
+        """Return the answer 200 or 204. Raises Unanswered for any other outcome."""
         try:
             answer = self.api.call(method, path, body, headers)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""What a content's type is: the usual name of what was declared, and what name and bytes say.
+"""Tells the true type of a file from its declared type, its name and its first bytes.
 
-A file keeps the type that was declared for it. Pools judge, browsers are served and players are
-chosen by the type that this module tells, because clients declare odd names (``audio/x-wav``) and
-types of something else: most take ``notes.txt.gz`` for text, since it is a text once unpacked.
+A file keeps the type that was declared for it. Pools, downloads and players go by the true type,
+because clients declare odd names (``audio/x-wav``) and types of something else: most declare
+``notes.txt.gz`` as text, because it is text after unpacking.
 """
 
 from __future__ import annotations
@@ -56,27 +56,31 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16le"),
     (codecs.BOM_UTF16_BE, "utf-16be"),
 )
-# Of these bytes no text has any (https://mimesniff.spec.whatwg.org/#binary-data-byte).
+# No text has any of these bytes (https://mimesniff.spec.whatwg.org/#binary-data-byte).
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 
 def usual(declared: str) -> str:
-    """A media type under its usual name: lower case, without parameters; of nothing, the type
-    that says nothing."""
+    """Return a media type under its usual name: lower case, without parameters. An empty one
+    becomes ``application/octet-stream``."""
     plain = declared.split(";", maxsplit=1)[0].strip().lower() or GENERIC_TYPE
     return _USUAL.get(plain, plain)
 
 
 def true_type(declared: str, name: str) -> str:
-    """The usual name of a file's type, as what was declared and the file's name tell it: a name
-    that ends in that of a compression is a compressed file's."""
+    """Return a file's type as its declared type and its name tell it. The suffix of a compression
+    counts more than what was declared."""
     suffix = _SUFFIX.search(name)
     return (suffix and _PACKED.get(suffix[0].lower())) or usual(declared)
 
 
 def served_type(declared: str, name: str, content: BlobReader) -> str:
-    """The type under which a file is handed out, with the charset of a text: declared, else told
-    by its first bytes, else left to the browser. A text that is none is of the generic type."""
+    """Return the type to serve a file under, for a text with its charset.
+
+    The charset is the declared one, otherwise the one that the first bytes show, otherwise none:
+    then the browser guesses. Content that is declared as text but holds bytes that no text has is
+    served as ``application/octet-stream``.
+    """
     kind = true_type(declared, name)
     if not kind.startswith("text/"):
         return kind
@@ -92,7 +96,7 @@ _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([\w.:+-]+)", re.ASCII | re.IGNOREC
 
 
 def declared_charset(declared: str) -> str | None:
-    """The charset parameter of a media type."""
+    """Return the charset parameter of a media type, if it has one."""
     found = _CHARSET.search(declared)
     return found[1] if found else None
 

@@ -1,6 +1,6 @@
-"""What the head of a form's part says: its field, and the name and type of its file.
+"""Reads the head of a form's part: its field, and the name and type of its file.
 
-RFC 7578 with what clients send beside it: ``filename*`` (RFC 8187; .NET, urllib3 before 2.0) and
+RFC 7578, and what clients send beyond it: ``filename*`` (RFC 8187; .NET, urllib3 before 2.0) and
 encoded words in place of a name (RFC 2047; .NET, mail libraries).
 """
 
@@ -46,19 +46,19 @@ class Disposition:
 
 def disposition_of(value: str) -> Disposition:
     """Read a Content-Disposition. ``filename*`` counts more than ``filename`` (RFC 6266 §4.3);
-    what cannot be decoded is taken as it is."""
+    a name that cannot be decoded is taken as it is."""
     kind, name, plain = parse_content_disposition(value)
     filename = _extended(value) or _text(plain)
     return Disposition(kind.lower(), _text(name), filename or None)
 
 
 def part_disposition(part: MultipartSegment) -> Disposition:
-    """What a part that the parser has accepted says of itself."""
+    """Read the Content-Disposition of a part that the parser has accepted."""
     return disposition_of(part.header("Content-Disposition", ""))
 
 
 def file_type(part: MultipartSegment) -> str | None:
-    """The type that a part declares for its file, with its parameters."""
+    """Return the type that a part declares for its file, with its parameters."""
     declared: str | None = part.header("Content-Type")
     if declared is None or _TYPE.match(declared):
         return declared or None

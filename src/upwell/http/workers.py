@@ -130,7 +130,7 @@ class _Process:
         self._pipe, theirs = _spawn.Pipe()
         self._process = _spawn.Process(target=_work, args=(config, list(sockets), theirs))
         self._process.start()
-        theirs.close()  # else the pipe would not tell when the worker is gone
+        theirs.close()  # otherwise the pipe would not tell when the worker is gone
         self._asked = False
 
     @property
@@ -174,7 +174,7 @@ def run_workers(config: uvicorn.Config, sockets: Sequence[socket.socket]) -> int
 
 
 def _work(config: uvicorn.Config, sockets: list[socket.socket], pipe: Connection) -> None:
-    """What a worker's process does."""
+    """Serve in a worker's process, until it is told to stop or its parent ends."""
     # The kernel ends this process with its parent, also while it is stopped or deadlocked. A
     # parent that ended before this call is noticed by the pipe.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
