@@ -13,7 +13,8 @@ import pytest
 from tests.api.world import Api, refused, unique
 from tests.harness import Wire, eventually
 from upwell.http import download_bounds
-from upwell.http.download_bounds import Downloads, _network_of
+from upwell.http.bounds import Places
+from upwell.http.download_bounds import Downloads
 from upwell.http.downloads import FileResponse
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def test_the_time_a_download_has() -> None:
 def test_strangers_have_so_many_downloads_at_once(
     world: World, live: Api, anonymous: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Downloads, "_per_address", property(lambda _: 2, lambda *_: None), raising=False
-    )
+    monkeypatch.setattr(Places, "most", property(lambda _: 2), raising=False)
     large, small = live.store(unique(LARGE))["id"], live.direct()["id"]
     urls = [live.post(f"/api/files/{each}/links", json={}).json()["url"] for each in (large, small)]
     with ExitStack() as stack:
@@ -147,17 +146,8 @@ def test_strangers_have_so_many_downloads_at_once(
 def test_a_refused_download_costs_a_link_nothing(
     live: Api, anonymous: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Downloads, "_per_address", property(lambda _: 0, lambda *_: None), raising=False
-    )
+    monkeypatch.setattr(Places, "most", property(lambda _: 0), raising=False)
     file = live.store(unique(1 << 20))["id"]
     link = live.post(f"/api/files/{file}/links", json={"max_downloads": 1}).json()
     refused(anonymous.get(link["url"]), 429, "TOO_MANY_DOWNLOADS")
     assert live.get(f"/api/files/{file}/links").json()[0]["downloads_left"] == 1
-
-
-def test_an_ipv6_customer_is_one_address() -> None:
-    one, same, other = "2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1"
-    assert _network_of(one) == _network_of(same) != _network_of(other)
-    for address in ("192.0.2.1", "::ffff:192.0.2.1", "", "unix"):
-        assert _network_of(address) == address

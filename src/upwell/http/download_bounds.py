@@ -4,19 +4,20 @@ address, and how long a credential that was revoked still carries one."""
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from contextlib import asynccontextmanager, contextmanager
-from ipaddress import IPv6Address, ip_address
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from upwell.core.guesses import Asker
 from upwell.errors import TokenInvalid, TooManyDownloads
+from upwell.http.bounds import Places
 from upwell.http.guard import address_of, in_thread
 from upwell.http.sockets import ConnectionGone
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+    from collections.abc import AsyncIterator, Callable, MutableMapping
+    from contextlib import AbstractContextManager
 
     Scope = MutableMapping[str, Any]
 
@@ -35,47 +36,23 @@ class Downloads:
 
     def __init__(self, min_rate: int, per_address: int) -> None:
         self._min_rate = min_rate
-        self._per_address = per_address
-        self._strangers: Counter[str] = Counter()
+        self._strangers = Places(per_address)
 
     def seconds_for(self, count: int) -> float | None:
         """How long a client may take for so many bytes; None for as long as it moves at all."""
         return GRACE + count / self._min_rate if self._min_rate else None
 
-    @contextmanager
-    def place(self, scope: Scope, length: int) -> Iterator[None]:
-        """Room for a download of so many bytes. Raises TooManyDownloads.
-
-        Called in the event loop only, which is why the counter needs no lock.
-        """
-        if length <= SMALL or scope["state"].get("principal") is not None:
-            yield
-            return
-        whose = _network_of(address_of(scope))
-        if self._strangers[whose] >= self._per_address:
-            raise TooManyDownloads(
-                f"{self._per_address} downloads are under way from this address. Wait for one of "
-                "them, or log in.",
-                retry_after=_RETRY,
-            )
-        self._strangers[whose] += 1
-        try:
-            yield
-        finally:
-            self._strangers[whose] -= 1
-            if not self._strangers[whose]:
-                del self._strangers[whose]
-
-
-def _network_of(address: str) -> str:
-    """An address, or the /64 of an IPv6 address, which is what one customer has."""
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
-        return f"{int(found) >> 64:x}::/64"
-    return address
+    def place(self, scope: Scope, length: int) -> AbstractContextManager[None]:
+        """Room for a download of so many bytes. Raises TooManyDownloads when it is entered."""
+        asker = Asker(scope["state"].get("principal"), address_of(scope))
+        if length <= SMALL or asker.principal is not None:
+            return nullcontext()
+        refusal = TooManyDownloads(
+            f"{self._strangers.most} downloads are under way from this address. Wait for one of "
+            "them, or log in.",
+            retry_after=_RETRY,
+        )
+        return self._strangers.one(asker.who, refusal)
 
 
 @asynccontextmanager

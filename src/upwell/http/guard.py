@@ -206,8 +206,8 @@ async def session_of(accounts: Accounts, scope: Scope) -> Principal | None:
 
 
 async def _authenticated(accounts: Accounts, scope: Scope, secret: str) -> Principal:
-    """Whose credential it is. Leaves in the request's state who that is, and ``recheck``, which
-    looks again: what lasts long must not outlast the credential. Raises TokenInvalid."""
+    """The account behind a credential. Leaves it in the request's state, with ``recheck``, which
+    looks again: an answer that lasts must not outlast the credential. Raises TokenInvalid."""
 
     def authenticate() -> Principal:
         return accounts.authenticate(secret)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.responses import StreamingResponse
 
 from upwell.errors import TooManyStreams, UpwellError
+from upwell.http.bounds import Places
 from upwell.http.guard import in_thread
 from upwell.http.server import stopping
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractContextManager
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -43,32 +43,20 @@ class LiveStreams:
     """The streams of one process, at most ``most`` of an account's at a time."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._open: Counter[str] = Counter()
+        self._places = Places(most)
 
     def answer(self, request: Request, source: Source, opening: str = "") -> StreamingResponse:
         """A stream of ``source`` for the caller, beginning with ``opening``."""
         return _Stream(self, request, source, opening)
 
-    @contextmanager
-    def place(self, account_id: str) -> Iterator[None]:
-        """One of an account's streams. Raises TooManyStreams.
-
-        Called in the event loop only, which is why the counter needs no lock.
-        """
-        if self._open[account_id] >= self._most:
-            raise TooManyStreams(
-                f"This account has {self._most} live streams open. Close one, or ask for the "
-                "figures without `Accept: text/event-stream`.",
-                retry_after=_RETRY,
-            )
-        self._open[account_id] += 1
-        try:
-            yield
-        finally:
-            self._open[account_id] -= 1
-            if not self._open[account_id]:
-                del self._open[account_id]
+    def place(self, account_id: str) -> AbstractContextManager[None]:
+        """Room for one of an account's streams. Raises TooManyStreams when it is entered."""
+        refusal = TooManyStreams(
+            f"This account has {self._places.most} live streams open. Close one, or ask for the "
+            "figures without `Accept: text/event-stream`.",
+            retry_after=_RETRY,
+        )
+        return self._places.one(account_id, refusal)
 
 
 class _Stream(StreamingResponse):
