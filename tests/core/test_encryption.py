@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -460,7 +461,8 @@ def test_too_many_derivations_at_once_are_refused(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(derivations, "WAIT", 0.01)
-    with derivations._turns, derivations._turns, pytest.raises(ServerBusy):
+    monkeypatch.setattr(derivations, "_turns", threading.Semaphore(0))
+    with pytest.raises(ServerBusy):
         begin(world, world.me, content(10))
     assert world.all_keys() == set()
 

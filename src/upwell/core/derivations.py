@@ -8,6 +8,7 @@ in there.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-AT_ONCE = 2  # derivations in this process: each takes 64 MiB and a core
+# Derivations at once in this process. Each takes 64 MiB and a core, and one core stays free.
+AT_ONCE = min(2, max(1, (os.cpu_count() or 1) - 1))
 WAIT = 30.0  # seconds for a turn
 MOST = 64  # verbs of all askers that derive keys or wait for it; one thread each
 EACH = 16  # of them of one account or address: as many as a download manager has connections
