@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from upwell.cli.exits import ExitCode, combined, exit_code_of
@@ -12,7 +11,6 @@ from upwell.cli.run import connect, ending, finish
 from upwell.cli.secret import ask_secret
 from upwell.cli.show import Output, error_record, plain
 from upwell.client import BundleFields, ClientError, SettingsError, load_settings
-from upwell.client.client import every
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -166,7 +164,7 @@ def list_recycled(given: Given, span: Span, *, json: bool) -> None:
     """Show the recycle bin."""
 
     def action(client: Client, output: Output) -> ExitCode:
-        found = listed(output, span, client.files.recycled, partial(every, client.files.recycled))
+        found = listed(output, span, client.files.recycled, client.files.all_recycled)
         _show(output, _FILES, found, _file_row)
         return ExitCode.DONE
 

@@ -546,6 +546,7 @@ export class Upload {
   async #abandon(): Promise<void> {
     const task = this.#task;
     this.#task = null;
+    this.#recalled = false;
     if (task) await discardTask(this.#shared.http, task);
   }
 
