@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from tests.client.fake_server import TOKEN
-from upwell.cli.show import Display, Output, plain
-from upwell.client import ConnectionFailed, Wait
+from upwell.cli.show import Display, Output, plain, wait_text
+from upwell.client import ApiError, ConnectionFailed, Wait
+from upwell.client.errors import Refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -486,3 +487,9 @@ def test_help_is_quick_and_loads_nothing_heavy(start: Start) -> None:
     for command in ("put", "get", "ls", "rm", "tasks", "cancel", "serve", "account", "token"):
         assert f" {command} " in out
     assert "130 interrupted" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("code", ["TOO_MANY_OPEN_UPLOADS", "TOO_MANY_UNSENT_BYTES"])
+def test_who_waits_for_uploads_in_progress_learns_what_to_look_at(code: str) -> None:
+    refusal = Refusal(status=429, code=code, message="Complete or cancel some.", retry_after=30.0)
+    assert "upwell tasks" in wait_text(Wait(30.0, ApiError(refusal)), 30.0)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from rich.progress import Task, TaskID
 
 OUT_OF_SPACE = 507
+TOO_MUCH_OPEN = frozenset({"TOO_MANY_OPEN_UPLOADS", "TOO_MANY_UNSENT_BYTES"})
 _GIVE_ONE = "Set UPWELL_TOKEN, or name a file that holds one with --token-file."
 
 
@@ -271,4 +272,6 @@ def wait_text(wait: Wait, left: float) -> str:
         return f"connection lost, retrying in {left:.0f} s"
     if isinstance(wait.error, ApiError) and wait.error.status == OUT_OF_SPACE:
         return "server is out of space, waiting"
+    if wait.error.code in TOO_MUCH_OPEN:
+        return "too many uploads in progress (see `upwell tasks`), waiting"
     return f"server busy ({plain(wait.error.code)}), retrying in {left:.0f} s"
