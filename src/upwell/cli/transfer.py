@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 UNAUTHORIZED = 401
 STDOUT = "-"
 _NAMED = 5  # files that failed which a summary names
+_NAME_LENGTH = 60  # characters of each of them
 PASSWORD = "UPWELL_ENCRYPT_PASSWORD"  # noqa: S105 - the variable's name
 
 
@@ -221,8 +222,12 @@ class _Report:
         """The first of those that failed, which were told of one by one as they did."""
         if not self._refused:
             return ""
-        names = ", ".join(map(plain, self._refused[:_NAMED]))
+        names = ", ".join(plain(_end_of(name)) for name in self._refused[:_NAMED])
         return f" ({names}{', …' if len(self._refused) > _NAMED else ''})"
+
+
+def _end_of(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
 
 
 def _failed_file(item: Item, error: ClientError) -> dict[str, Any]:
