@@ -114,10 +114,10 @@ class Client:
         body = _form({"items": json.dumps(items)}, "content", b"".join(contents))
         answer = self._asked("POST", "/api/files/upload/batch", body, FORM)
         for content, result in zip(contents, answer["results"], strict=True):
-            if result["file"] is None:
-                self.complaints.append(f"a file of a batch was refused: {result['error']}")
-            else:
+            if result["file"] is not None:
                 self.kept.append(Small(result["file"]["id"], content))
+            elif result["error"]["status"] < TROUBLE:
+                self.complaints.append(f"a file of a batch was refused: {result['error']}")
 
     def _delete(self) -> None:
         there = [each for each in self.kept if not each.deleting]
