@@ -33,7 +33,7 @@ PLACES = ("kill", "ext4", "xfs")
 def main() -> int:
     options = _options()
     print(f"seed {options.seed}; the same seed makes the same choices", flush=True)
-    share = options.seconds / (len(options.place) * len(options.workers))
+    share = options.seconds / (max(1, len(options.place)) * len(options.workers))
     bad = False
     for name in options.place:
         try:
@@ -56,7 +56,10 @@ def _options() -> argparse.Namespace:
         action="store_true",
         help="serve without syncing files, and fail unless the campaign finds the loss",
     )
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.forgetful:  # a kill loses nothing that was written, synced or not
+        options.place = [each for each in options.place if each != "kill"]
+    return options
 
 
 def _all_of(name: str, options: argparse.Namespace, share: float) -> bool:
