@@ -35,7 +35,7 @@ from upwell.core.links import Links
 from upwell.core.pools import Pools, Registry
 from upwell.core.uploads import Uploads
 from upwell.core.verbs import Verbs
-from upwell.errors import NotReady, UpwellError
+from upwell.errors import NotReady
 from upwell.jobs import deliveries, moves, previews
 from upwell.jobs.recover import Recovered, Recovery
 from upwell.jobs.runner import Runner, Work
@@ -97,16 +97,12 @@ class Core:
         self.runner.start()
 
     def close(self) -> None:
+        self.catalog.leave_snapshot()  # the journal has what came after the last one
         self.sweeper.stop()
         self.examiner.close()
         self.runner.stop()
         self.uploads.close()
-        try:
-            self.catalog.renew_snapshot()
-        except (UpwellError, OSError) as error:
-            _log.warning("no snapshot of the catalog at the end", error=str(error))
-        finally:
-            self.catalog.close()
+        self.catalog.close()
 
 
 def open_catalog(settings: Settings) -> FolderCatalog:

@@ -23,8 +23,10 @@ from upwell.catalog import (
     journal_of,
     restore_catalog,
 )
-from upwell.catalog.folder import CATALOG
+from upwell.catalog import sqlite as sqlite_module
+from upwell.catalog.folder import CATALOG, _Pauses
 from upwell.catalog.journal import Journal
+from upwell.catalog.turns import FileLock
 from upwell.core.ports import NewFile, Noted
 from upwell.errors import NotReady, QuotaExceeded
 from upwell.jobs.sweep import Sweeper
@@ -367,6 +369,81 @@ class TestSnapshot:
                 damaged.renew_snapshot()
         assert (tmp_path / "catalog.snapshot").read_bytes() == good
         assert not (tmp_path / "catalog.snapshot.new").exists()
+
+    def test_a_snapshot_is_made_after_a_clock_that_was_ahead(
+        self, catalog: FolderCatalog, tmp_path: Path
+    ) -> None:
+        catalog.add_account(ANN)
+        assert catalog.renew_snapshot(HOUR)
+        ahead = time.time() + 10**6
+        os.utime(tmp_path / "catalog.snapshot", (ahead, ahead))
+        catalog.database.written_at = ahead
+        assert catalog.renew_snapshot(HOUR)
+        assert (tmp_path / "catalog.snapshot").stat().st_mtime < ahead
+        assert not catalog.renew_snapshot()
+
+    def test_what_killed_snapshots_left_is_removed_but_not_while_one_is_made(
+        self, catalog: FolderCatalog, tmp_path: Path
+    ) -> None:
+        left = [tmp_path / f"catalog.snapshot{name}" for name in (".new", ".new.ab12.partial")]
+        for path in left:
+            path.write_bytes(b"x")
+        with closing(FileLock(tmp_path / "catalog.snapshot.lock")) as lock:
+            assert lock.acquire(0)
+            assert not catalog.renew_snapshot()
+            assert all(path.exists() for path in left)
+        assert catalog.renew_snapshot()
+        assert not any(path.exists() for path in left)
+
+    def test_a_snapshot_is_left_at_once_and_writes_do_not_start_it_over(
+        self, catalog: FolderCatalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is copied a page at a time here, with a write between any two of them."""
+        monkeypatch.setattr(sqlite_module, "_STEP_PAGES", 1)
+        steps: list[int] = []
+
+        def write(pauses: _Pauses) -> None:
+            steps.append(len(steps))
+            catalog.add_account(replace(ANN, id=f"a{len(steps)}", name=f"a{len(steps)}"))
+            if len(steps) == limit:
+                catalog.leave_snapshot()
+            rest(pauses)
+
+        rest, limit = _Pauses.__call__, 10**6
+        monkeypatch.setattr(_Pauses, "__call__", write)
+        assert catalog.renew_snapshot()
+        pages = (tmp_path / "catalog.snapshot").stat().st_size // 4096
+        assert len(steps) < 2 * pages
+        before = (tmp_path / "catalog.snapshot").read_bytes()
+        limit = len(steps) + 3
+        assert not catalog.renew_snapshot()
+        assert len(steps) == limit
+        assert (tmp_path / "catalog.snapshot").read_bytes() == before
+        assert {path.name for path in tmp_path.glob("catalog.snapshot.*")} == {
+            "catalog.snapshot.lock"
+        }
+
+    def test_whatever_is_kept_of_a_catalog_is_its_owner_s_alone(self, tmp_path: Path) -> None:
+        """In a folder that anyone may read, with files that an earlier version left so."""
+        before = os.umask(0)
+        try:
+            folder = tmp_path / "data"
+            folder.mkdir(mode=0o777)
+            for name in ("catalog.sqlite", "catalog.journal", "catalog.sqlite.lock"):
+                (folder / name).touch(mode=0o666)
+            with closing(FolderCatalog.open_folder(folder)) as catalog:
+                catalog.add_account(ANN)
+                assert catalog.renew_snapshot()
+                (folder / "catalog.snapshot").chmod(0o644)
+                (folder / "catalog.sqlite-wal").chmod(0o644)
+                with closing(FolderCatalog.open_folder(folder)):
+                    pass
+                modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+            names = {f"catalog.{name}" for name in ("sqlite", "sqlite-wal", "sqlite-shm")}
+            assert names | {"catalog.snapshot", "catalog.journal"} <= set(modes)
+            assert set(modes.values()) == {0o600}
+        finally:
+            os.umask(before)
 
 
 def spoil_tables(path: Path) -> None:

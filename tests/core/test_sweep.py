@@ -16,6 +16,7 @@ from upwell.core.direct import Stored
 from upwell.core.files import Form
 from upwell.core.uploads import Verifying
 from upwell.errors import TaskNotFound
+from upwell.jobs import sweep
 from upwell.jobs.moves import Moves
 from upwell.jobs.previews import Previews
 from upwell.jobs.runner import Lease
@@ -110,6 +111,18 @@ def test_bytes_without_a_row_go_after_the_grace(world: World) -> None:
     assert world.sweeper.sweep().strays == 2
     assert world.all_keys() == {kept.blob.key}
     assert world.sweeper.sweep() == Swept()
+
+
+def test_strays_are_looked_for_in_steps(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep looks at few keys, whatever is stored, and continues where the last one stopped."""
+    monkeypatch.setattr(sweep, "STEP", 2)
+    kept = world.upload(world.me, b"kept").blob.key
+    strays = {put(world.store, bytes([n])) for n in range(5)}
+    beyond_grace(world)
+    removed = [world.sweeper.sweep().strays for _ in range(3)]
+    assert max(removed) <= 2
+    assert sum(removed) == len(strays)
+    assert world.all_keys() == {kept}
 
 
 def test_side_objects_without_a_row_go_after_the_grace(world: World) -> None:

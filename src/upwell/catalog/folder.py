@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import threading
 import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from upwell.catalog import files
 from upwell.catalog.journal import Journal
 from upwell.catalog.sql import SqlCatalog
-from upwell.catalog.sqlite import integrity_problem, sync
+from upwell.catalog.sqlite import integrity_problem, make_private, page_problem, sync
 from upwell.catalog.turns import FileLock
 from upwell.core.ports import Noted
 from upwell.errors import NotReady
@@ -35,6 +36,7 @@ CATALOG = "catalog.sqlite"
 SNAPSHOT = "catalog.snapshot"
 JOURNAL = "catalog.journal"
 LOCK = "serve.lock"
+_LONGEST_PAUSE = 0.5  # seconds
 
 
 class FolderCatalog(SqlCatalog):
@@ -46,6 +48,7 @@ class FolderCatalog(SqlCatalog):
         self._journal = Journal(folder / JOURNAL)
         self._snapshot = folder / SNAPSHOT
         self._folder_lock: FileLock | None = None
+        self._leaving = threading.Event()
         database.written_at = max(_changed(folder / CATALOG), _changed(folder / f"{CATALOG}-wal"))
 
     @classmethod
@@ -54,6 +57,8 @@ class FolderCatalog(SqlCatalog):
         lock = FileLock(folder / LOCK)
         try:
             _share_folder(lock, folder)
+            for path in (*folder.glob("catalog.*"), folder / LOCK):
+                make_private(path)
             catalog = cls(SqlCatalog.open(folder / CATALOG).database)
         except BaseException:
             lock.close()
@@ -68,28 +73,54 @@ class FolderCatalog(SqlCatalog):
 
     def renew_snapshot(self, interval: timedelta | None = None) -> bool:
         """Renew the snapshot when this process wrote since, or none is there; with ``interval``
-        only when it is as old as that. One process at a time; whether it was renewed."""
-        taken = _changed(self._snapshot)
-        young = interval is not None and time.time() - taken < interval.total_seconds()
-        if taken and (young or self.database.written_at < taken):
+        only when it is as old as that. One process at a time; whether it was renewed.
+
+        It takes four times as long as the work it is, so that others have the disk and the
+        processor, and gives up as soon as ``leave_snapshot`` is called.
+        """
+        if not self._is_due(interval):
             return False
         with closing(FileLock(self._snapshot.with_name(f"{SNAPSHOT}.lock"))) as lock:
-            return lock.acquire(0) and self._renew()
+            if not lock.acquire(0):
+                return False
+            self._drop_leftovers()
+            with suppress(_Left):
+                return self._renew(_Pauses(self._leaving))
+            return False
 
-    def _renew(self) -> bool:
+    def leave_snapshot(self) -> None:
+        """Make a snapshot that is under way, in any thread, give up; none begins any more."""
+        self._leaving.set()
+
+    def _is_due(self, interval: timedelta | None) -> bool:
+        now, taken = time.time(), _changed(self._snapshot)
+        if not taken or taken > now:  # of a clock that was ahead: it says nothing
+            return True
+        young = interval is not None and now - taken < interval.total_seconds()
+        return not young and self.database.written_at >= taken
+
+    def _drop_leftovers(self) -> None:
+        """Remove what copies left that were killed; the lock says that none is being made."""
+        for path in self._snapshot.parent.glob(f"{SNAPSHOT}.*"):
+            if path.name != f"{SNAPSHOT}.lock":
+                path.unlink(missing_ok=True)
+
+    def _renew(self, pauses: _Pauses) -> bool:
         """A damaged catalog must not take the place of its good snapshot."""
-        began, fresh = time.time(), self._snapshot.with_name(f"{SNAPSHOT}.new")
+        began, written = time.time(), self.database.written_at
+        fresh = self._snapshot.with_name(f"{SNAPSHOT}.new")
         try:
-            self.snapshot(fresh)
-            problem = integrity_problem(fresh)
+            self.database.snapshot(fresh, pauses)
+            problem = page_problem(fresh, pauses)
             if problem:
                 raise NotReady(f"The catalog is damaged ({problem}): stop and `upwell recover`.")
             os.utime(fresh, (began, began))
-            fresh.chmod(0o600)
             fresh.replace(self._snapshot)
             sync(self._snapshot.parent)
         finally:
             fresh.unlink(missing_ok=True)
+        if self.database.written_at == written:
+            self.database.written_at = 0.0  # by a clock that was ahead, it would stay newer
         self._journal.trim()
         return True
 
@@ -252,6 +283,24 @@ class FolderCatalog(SqlCatalog):
         return file
 
 
+class _Left(Exception):
+    """The snapshot was given up."""
+
+
+class _Pauses:
+    """Rests three times as long as the work since the last rest took. Raises _Left."""
+
+    def __init__(self, leaving: threading.Event) -> None:
+        self._leaving = leaving
+        self._since = time.monotonic()
+
+    def __call__(self) -> None:
+        worked = time.monotonic() - self._since
+        if self._leaving.wait(min(3 * worked, _LONGEST_PAUSE)):
+            raise _Left
+        self._since = time.monotonic()
+
+
 def _share_folder(lock: FileLock, folder: Path) -> None:
     if not lock.acquire(0, fcntl.LOCK_SH):
         raise NotReady(f"{folder} is being recovered: try again when that is done.")
@@ -289,6 +338,7 @@ def restore_catalog(folder: Path, now: datetime) -> Path | None:
         with suppress(FileNotFoundError):
             (folder / name).rename(aside / name)
     partial = folder / f"{CATALOG}.partial"
+    make_private(partial, create=True)
     shutil.copyfile(folder / SNAPSHOT, partial)
     sync(partial)
     partial.replace(folder / CATALOG)

@@ -18,7 +18,7 @@ from upwell.catalog.links import LinkMethods
 from upwell.catalog.migrate import HEAD, migrate, revision
 from upwell.catalog.paging import Window
 from upwell.catalog.pools import PoolMethods
-from upwell.catalog.sqlite import Sqlite, raise_explained
+from upwell.catalog.sqlite import Sqlite, make_private, raise_explained
 from upwell.core.ports import NewFile
 from upwell.errors import NotReady
 from upwell.model import ALL_FILES, NO_LIMIT
@@ -68,6 +68,9 @@ class SqlCatalog(PoolMethods, BundleMethods, LinkMethods, EventMethods, JobMetho
         cannot be used, StorageFull when there is no space to create it."""
         database = Sqlite(_file_path(url_or_path))
         try:
+            make_private(database.path, create=True)
+            for beside in ("-wal", "-shm", "-journal"):
+                make_private(database.path.with_name(f"{database.path.name}{beside}"))
             migrate(database)
         except BaseException as error:
             database.close()

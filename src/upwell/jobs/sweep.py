@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -20,7 +20,7 @@ from upwell.errors import NotReady
 from upwell.model import Garbage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from upwell.core.homes import Home
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 INTERVAL = timedelta(minutes=1)
 GRACE = timedelta(hours=1)  # bytes without a row may belong to a request under way
+STEP = 1000  # keys of a pool that one sweep looks at
 _BATCH = 500
+
+T = TypeVar("T")
 
 _log = structlog.get_logger("upwell.sweep")
 
@@ -73,6 +76,7 @@ class Sweeper:
         self._clock = clock
         self._interval = interval
         self._retention = retention or Retention()
+        self._walks: dict[str, Iterator[Any]] = {}
         self._holder = secrets.token_hex(8)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -178,23 +182,30 @@ class Sweeper:
         store = self._homes[pool_id].store
         before = self._clock() - GRACE
         count = 0
-        old = (key for key, changed in store.list_keys() if changed < before)
-        for keys in _batches(old):
-            for key in self._catalog.unknown_keys(pool_id, keys):
-                count += store.reclaim(key, None, partial(self._is_stray, pool_id, key))
-        for key, name, changed in store.list_staged():
+        listed = self._step(f"keys of {pool_id}", store.list_keys)
+        old = [key for key, changed in listed if changed < before]
+        for key in self._catalog.unknown_keys(pool_id, old):
+            count += store.reclaim(key, None, partial(self._is_stray, pool_id, key))
+        for key, name, changed in self._step(f"side of {pool_id}", store.list_staged):
             unnamed = partial(self._is_stray_side, key, name)
             if changed < before and unnamed():
                 count += store.reclaim(key, name, unnamed)
         return count
+
+    def _step(self, what: str, walk: Callable[[], Iterable[T]]) -> list[T]:
+        """The next few of what a store lists, from where the sweep before this one stopped.
+
+        A walk over a million keys takes seconds of CPU, and strays are rare: they can wait the
+        hours that one takes in steps.
+        """
+        going = self._walks.pop(what, None) or iter(walk())
+        some = list(itertools.islice(going, STEP))
+        if len(some) == STEP:
+            self._walks[what] = going
+        return some
 
     def _is_stray(self, pool_id: str, key: str) -> bool:
         return key in self._catalog.unknown_keys(pool_id, [key])
 
     def _is_stray_side(self, key: str, name: str) -> bool:
         return name not in self._catalog.staged_names(key)
-
-
-def _batches(keys: Iterator[str]) -> Iterator[list[str]]:
-    while batch := list(itertools.islice(keys, _BATCH)):
-        yield batch

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import re
 import secrets
 import shutil
@@ -451,7 +452,9 @@ class LocalStore:
             os.close(fd)
 
     def list_keys(self) -> Iterator[tuple[str, datetime]]:
-        for shard in (self._root / "blobs").iterdir():
+        shards = list((self._root / "blobs").iterdir())
+        random.shuffle(shards)  # a walk that restarts cut short comes to every shard all the same
+        for shard in shards:
             for entry in _entries(shard):
                 if _KEY.match(entry.name):  # what else lies there is not ours to delete
                     yield entry.name, _changed(entry)
