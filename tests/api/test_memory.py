@@ -6,7 +6,6 @@ import asyncio
 import random
 import select
 from contextlib import ExitStack
-from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PATHS = ("/api/files/upload/direct", "/api/files/upload/batch")
-FIELD = {PATHS[0]: "file", PATHS[1]: "content"}
 
 
 async def filled(body: Body, size: int, order: random.Random) -> None:
@@ -113,8 +111,9 @@ def test_a_cancelled_wait_leaves_the_memory_whole() -> None:
 
 def begun(api: RawApi, path: str, size: int, *, sent: int = 0) -> Wire:
     """A request that declares ``size`` bytes of content; with ``sent`` of them on their way."""
+    field = "file" if path.endswith("direct") else "content"
     begin = (
-        f'--B\r\nContent-Disposition: form-data; name="{FIELD[path]}"; filename="a"\r\n\r\n'
+        f'--B\r\nContent-Disposition: form-data; name="{field}"; filename="a"\r\n\r\n'
     ).encode()
     headers: dict[str, str | int] = {
         "Content-Type": "multipart/form-data; boundary=B",
@@ -141,8 +140,15 @@ def test_the_scope_is_checked_before_the_body(world: World, path: str) -> None:
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A server whose memory is that of eight of the largest bodies, and which waits for none."""
     monkeypatch.setattr(memory, "WAIT", 0.05)
-    monkeypatch.setattr("upwell.http.direct.UploadMemory", partial(UploadMemory, size=0))
+    memories = []
+
+    def make(largest: int) -> UploadMemory:
+        memories.append(UploadMemory(largest, size=0))
+        return memories[-1]
+
+    monkeypatch.setattr("upwell.http.direct.UploadMemory", make)
     with serving(tmp_path) as made:
+        assert len(memories) == 1, "for all routes, under either prefix"
         yield made
 
 

@@ -27,6 +27,7 @@ from upwell.http import (
 )
 from upwell.http.built_page import BuiltPage
 from upwell.http.chunks import ChunkEndpoint
+from upwell.http.direct import Forms
 from upwell.http.download_bounds import Downloads
 from upwell.http.errors import ErrorBody, error_response, validation_failed
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
@@ -95,7 +96,8 @@ def make_api(
         generate_unique_id_function=_operation_id,
     )
     streams = LiveStreams(bounds.streams_per_account)
-    uploads = partial(upload_routes.make_routes, verbs, bounds.direct_max_size, streams)
+    forms = Forms(verbs.uploads, bounds.direct_max_size)  # one memory, whichever the prefix
+    uploads = partial(upload_routes.make_routes, verbs, forms, streams)
     app.state.downloads = Downloads(bounds.min_download_rate, bounds.downloads_per_address)
     for prefix in PREFIXES:
         # Uploads first: their paths would else be taken for file ids.

@@ -15,7 +15,6 @@ from upwell.core.uploads import Verifying
 from upwell.http import batch_routes, listings
 from upwell.http.bodies import receive_chunk
 from upwell.http.chunks import CHECKSUM_HEADER, parse_checksum
-from upwell.http.direct import Forms
 from upwell.http.errors import CHANGES, FORM_BODY, IN_MEMORY, JSON_BODY, REFUSALS, responses
 from upwell.http.guard import call, in_thread
 from upwell.http.listings import After, Offset, Take
@@ -34,6 +33,7 @@ from upwell.model import CloudFile, Principal, TaskStatus
 
 if TYPE_CHECKING:
     from upwell.core.verbs import Verbs
+    from upwell.http.direct import Forms
     from upwell.http.live import LiveStreams
 
 TaskId = Annotated[str, Path(description="From create.")]
@@ -45,13 +45,12 @@ _CHUNK_BODY = {
 }
 
 
-def make_routes(verbs: Verbs, direct_max_size: int, streams: LiveStreams) -> APIRouter:
+def make_routes(verbs: Verbs, forms: Forms, streams: LiveStreams) -> APIRouter:
     """The routes, without their prefix."""
     router = APIRouter(tags=["uploads"])
     _add_create(router, verbs)
     _add_chunk(router, verbs)
     _add_complete(router, verbs)
-    forms = Forms(verbs.uploads, direct_max_size)
     _add_direct(router, verbs, forms)
     batch_routes.add_batch(router, verbs, forms)
     _add_status(router, verbs, streams)
