@@ -203,7 +203,10 @@ def test_cookies_and_addresses_follow_the_scheme_that_a_trusted_proxy_tells(
     for peer, secure in (("10.0.0.1", True), (CLIENT, False)):
         code = proxied.core.accounts.invite(proxied.core.accounts.all()[0])
         with proxied.asked_by(peer, X_Forwarded_Proto="https", **proxied.token) as client:
-            cookie = client.post("/login", data={"code": code}).headers["set-cookie"]
+            own = {"Origin": f"{'https' if secure else 'http'}://files.example"}
+            other = {"Origin": f"{'http' if secure else 'https'}://files.example"}
+            assert client.post("/login", data={"code": code}, headers=other).status_code == 403
+            cookie = client.post("/login", data={"code": code}, headers=own).headers["set-cookie"]
             url = client.post("/api/bundles", json={"name": "Autumn"}).json()["url"]
         assert ("secure" in cookie.lower()) is secure
         assert url.startswith("https://files.example/b/" if secure else "http://files.example/b/")

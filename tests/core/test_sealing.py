@@ -366,6 +366,24 @@ def test_who_waits_for_one_that_fails_tries_for_itself(derivations: Derivations)
     assert not cache._known._under_way
 
 
+def test_nobody_waits_forever_for_one_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, cache, hanging, end = Sealing.new("p"), KeyCache(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        hanging.set()
+        end.wait(30)
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(cache.unlock, made.header, "p", hang)
+        assert hanging.wait(10)
+        monkeypatch.setattr(deriving, "WAIT", 0.01)
+        with pytest.raises(ServerBusy):
+            cache.unlock(made.header, "p")
+        monkeypatch.undo()
+        end.set()
+        assert first.result(10).header == made.header
+
+
 def test_a_guess_that_is_refused_derives_nothing(derivations: Derivations) -> None:
     made, cache = Sealing.new("p"), KeyCache()
     derivations.count = 0

@@ -273,18 +273,16 @@ class Bundles:
 
     def _renewed(self, bundle: Bundle, phc: str, passcode: str) -> Bundle:
         """A bundle whose outdated hash is replaced, unless its owner has just changed it."""
-        better = passcodes.hash_of(passcode)
-
-        def change(now: Bundle) -> Bundle:
-            return replace(now, passcode_hash=better) if now.passcode_hash == phc else now
-
-        which = (bundle.id, bundle.account_id, self._clock())
         try:
+            better = passcodes.hash_of(passcode)
+
+            def change(now: Bundle) -> Bundle:
+                return replace(now, passcode_hash=better) if now.passcode_hash == phc else now
+
+            which = (bundle.id, bundle.account_id, self._clock())
             return self._catalog.update_bundle(*which, change) or bundle
-        except Unavailable:
-            return (
-                bundle  # the passcode was right: a catalog that cannot be written must not matter
-            )
+        except Unavailable:  # the passcode was right, and opens the bundle in any case
+            return bundle
 
 
 def public_facts(file: CloudFile) -> dict[str, Any]:

@@ -135,16 +135,16 @@ class Memo(Generic[T]):
         """The result under a name; ``derive`` finds it out when it is not known.
 
         Raises what ``derive`` does, which is not remembered; WrongThread when it is not known and
-        can't be found out here.
+        can't be found out here; ServerBusy when the caller that finds it out takes too long.
         """
         while True:
             found = self._look_up(name)
             if found is None:
                 return self._derived(name, derive)
-            if isinstance(found, threading.Event):
-                found.wait(WAIT)
-            else:
+            if not isinstance(found, threading.Event):
                 return found[1]
+            if not found.wait(WAIT):
+                raise _all_busy()
 
     def _derived(self, name: bytes, derive: Callable[[], T]) -> T:
         try:
