@@ -47,7 +47,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tests.catalogs import migrated
 from upwell.catalog import SqlCatalog, file_lists, integrity_problem, migrate, prepared, schema
-from upwell.catalog.sqlite import Sqlite
+from upwell.catalog.sqlite import Sqlite, raise_explained
 from upwell.catalog.turns import FileLock, Turns
 from upwell.core.ports import NewFile
 from upwell.errors import (
@@ -57,6 +57,7 @@ from upwell.errors import (
     PoolInUse,
     PoolNotFound,
     QuotaExceeded,
+    StorageFailed,
     StorageFull,
     TaskClosed,
 )
@@ -3279,3 +3280,15 @@ def _fill(path: Path) -> None:
                 file.write(b"\0" * 4096)
         except OSError:
             return
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_WRITE])
+def test_a_commit_that_was_not_synced_is_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: int
+) -> None:
+    """I2: also on a full disk. SQLite has undone it, and a crash may bring it back."""
+    monkeypatch.setattr("upwell.catalog.sqlite._is_full", lambda _: True)
+    failed = sqlite3.OperationalError("disk I/O error")
+    failed.sqlite_errorcode = code
+    with pytest.raises(StorageFailed, match="not known"):
+        raise_explained(failed, tmp_path / "catalog.db")

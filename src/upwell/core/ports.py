@@ -73,7 +73,7 @@ class ChunkSlot(Protocol):
         ``BlobStore.publish``. The body is compared with them, and takes space, in a side object
         of its own, only from the first difference on.
 
-        Raises FileNotFoundError when the upload was discarded.
+        Raises StorageFull; FileNotFoundError when the upload was discarded.
         """
         ...
 
