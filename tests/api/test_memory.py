@@ -148,7 +148,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
     monkeypatch.setattr("upwell.http.direct.UploadMemory", make)
     with serving(tmp_path) as made:
-        assert len(memories) == 1, "for all routes, under either prefix"
+        assert len(memories) == 2, "one for each of the two applications, under either prefix"
         yield made
 
 
