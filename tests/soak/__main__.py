@@ -72,7 +72,9 @@ def _all_of(name: str, options: argparse.Namespace, share: float) -> bool:
             campaign = Campaign(place, workers, options.seed, server_type=server)
             found = _run(campaign, options.cuts, share, stop_early=options.forgetful)
         bad |= found != options.forgetful
-        if found:
+        if options.forgetful:
+            print("  the missing syncs were noticed" if found else "  NOT NOTICED", flush=True)
+        if found and not options.forgetful:
             print(f"  what was found, and the server's log, are in {folder}", flush=True)
         else:
             shutil.rmtree(folder)
