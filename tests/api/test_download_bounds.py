@@ -137,6 +137,9 @@ def test_strangers_have_so_many_downloads_at_once(
         answer = anonymous.get(urls[0])
         refused(answer, 429, "TOO_MANY_DOWNLOADS")
         assert int(answer.headers["retry-after"]) > 0
+        page = anonymous.get(urls[0], headers={"Accept": "text/html"})
+        assert (page.status_code, "under way from this address" in page.text) == (429, True)
+        assert "<form" not in page.text  # no password is asked for
         assert anonymous.head(urls[0]).status_code == 200
         assert anonymous.get(urls[1]).status_code == 200  # as thumbnails are
         stack.enter_context(begun(live, f"/api/files/{large}", world.secrets["alice"]))

@@ -32,6 +32,7 @@ from upwell.http.download_bounds import Downloads
 from upwell.http.errors import ErrorBody, error_response, validation_failed
 from upwell.http.guard import PROTECTED, Guard, Outside, in_thread, trace_id_of
 from upwell.http.live import LiveStreams
+from upwell.http.refusals import refusal_page, wants_page
 from upwell.http.schemas import Health
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ def _shape_errors(app: FastAPI) -> None:
 
     @app.exception_handler(e.UpwellError)
     async def known(request: Request, error: e.UpwellError) -> Response:
+        # Raised once the answer was made, where routes do not see it; a person clicked on a link.
+        if isinstance(error, e.TooManyDownloads) and wants_page(request):
+            return refusal_page(error, request)
         headers = {}
         if isinstance(error, e.RangeNotSatisfiable) and error.meta:
             headers["Content-Range"] = f"bytes */{error.meta['size']}"

@@ -22,7 +22,8 @@ _SENTENCES: dict[type[e.UpwellError], str] = {
     e.PasswordRequired: "This file is encrypted. Whoever shared it has its password.",
     e.PasswordWrong: "This is not the password of the file.",
 }
-_WRONG = (e.PasscodeWrong, e.PasswordWrong, e.TooMany)
+_LIMITED = (e.TooManyGuesses, e.TooManyDerivations)
+_WRONG = (e.PasscodeWrong, e.PasswordWrong, *_LIMITED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def _asking_form(error: e.UpwellError, request: Request) -> _Form | None:
     """For the passcode of the bundle, or for the password of the file that was asked for."""
     path = request.url.path
     bundle = _BUNDLE_PATH.match(path)
-    limited = isinstance(error, e.TooMany)
+    limited = isinstance(error, _LIMITED)
     wants_passcode = isinstance(error, e.PasscodeRequired | e.PasscodeWrong)
     if bundle and (wants_passcode or (limited and bundle[0] == path)):
         return _Form(bundle[0], "passcode", "Passcode", "Open")
