@@ -3,7 +3,10 @@ import { Store } from "../store.ts";
 import { noteFailure } from "./session.ts";
 
 /** What was deleted and can be restored, newest first, as far as it was asked for. */
-export const recycled = new Store<Page<CloudFile>>({ items: [], total: 0 });
+export const recycled = new Store<Pick<Page<CloudFile>, "items" | "total">>({
+  items: [],
+  total: 0,
+});
 
 const ROWS = 50;
 

@@ -61,7 +61,8 @@ export class Http {
   async page<T>(path: string, asked: Asked = {}): Promise<Page<T>> {
     const answer = await this.#ask("GET", path, asked);
     const items = parsed<T[]>(answer);
-    return { items, total: Number(answer.header("X-Total") ?? items.length) };
+    const total = Number(answer.header("X-Total") ?? items.length);
+    return { items, total, cursor: answer.header("X-Next-Cursor") };
   }
 
   /** An answer whose body is the caller's to read. Rejects with an UpwellError. */

@@ -12,6 +12,7 @@ export type {
   NewLink,
   ReadOptions,
   Rows,
+  Walk,
 } from "./resources.ts";
 export type { Wait } from "./retry.ts";
 export type {

@@ -147,8 +147,12 @@ export interface TaskChunks extends Task {
   missing_chunks: number[];
 }
 
-/** A page of a list; `total` counts the rows of all pages. */
+/**
+ * A page of a list; `total` counts the rows of all pages, `cursor` is the `after` of the next one
+ * (`null` on the last).
+ */
 export interface Page<T> {
   items: T[];
   total: number;
+  cursor: string | null;
 }

@@ -4,14 +4,20 @@ import { type DownloadOptions, download } from "./download.ts";
 import type { Http } from "./http.ts";
 import type { Bundle, CloudFile, Link, Page, Pool } from "./model.ts";
 
-/** Which rows of a list: `take` (at most 100) from `offset` on. */
+const MOST = 100; // rows that one request may ask for
+
+/** Which rows of a list: `take` (at most 100) from `offset` on, or `after` a page's cursor. */
 export interface Rows {
   offset?: number | undefined;
   take?: number | undefined;
+  after?: string | undefined;
   signal?: AbortSignal | undefined;
 }
 
 export type FileOrder = "newest" | "oldest" | "name" | "-name" | "size" | "-size";
+
+/** How a whole list is read: `take` rows at a time. */
+export type Walk<R extends Rows> = Omit<R, "offset" | "after">;
 
 export interface FileRows extends Rows {
   /** A part of the name. */
@@ -75,6 +81,16 @@ export class Files {
 
   list(rows: FileRows = {}): Promise<Page<CloudFile>> {
     return page(this.#http, "/api/files/me", rows);
+  }
+
+  /** All of them, page by page; each once, also while others come or go. */
+  all(rows: Walk<FileRows> = {}): AsyncGenerator<CloudFile> {
+    return every((row) => this.list({ take: MOST, ...rows, ...row }));
+  }
+
+  /** All that is in the recycle bin, page by page. */
+  allRecycled(rows: Walk<Rows> = {}): AsyncGenerator<CloudFile> {
+    return every((row) => this.recycled({ take: MOST, ...rows, ...row }));
   }
 
   /** What is in the recycle bin. */
@@ -165,6 +181,16 @@ export class Bundles {
     return page(this.#http, "/api/bundles", rows);
   }
 
+  /** All of them, page by page; each once, also while others come or go. */
+  all(rows: Walk<Rows> = {}): AsyncGenerator<Bundle> {
+    return every((row) => this.list({ take: MOST, ...rows, ...row }));
+  }
+
+  /** All files of a bundle, page by page. */
+  allFiles(id: string, rows: Walk<Rows> = {}): AsyncGenerator<CloudFile> {
+    return every((row) => this.files(id, { take: MOST, ...rows, ...row }));
+  }
+
   info(id: string): Promise<Bundle> {
     return this.#http.request("GET", `/api/bundles/${encodeURIComponent(id)}`);
   }
@@ -214,8 +240,11 @@ export class Links {
   }
 
   /** Those that work. */
-  list(fileId: string): Promise<Link[]> {
-    return this.#http.request("GET", `${pathOf(fileId)}/links`);
+  async list(fileId: string): Promise<Link[]> {
+    const found: Link[] = [];
+    const path = `${pathOf(fileId)}/links`;
+    for await (const link of every<Link>((row) => page(this.#http, path, row))) found.push(link);
+    return found;
   }
 
   revoke(id: string): Promise<void> {
@@ -234,6 +263,15 @@ export class Pools {
   list(): Promise<Pool[]> {
     return this.#http.request("GET", "/api/pools");
   }
+}
+
+async function* every<T>(read: (row: Rows) => Promise<Page<T>>): AsyncGenerator<T> {
+  let after: string | undefined;
+  do {
+    const found = await read({ ...(after && { after }) });
+    yield* found.items;
+    after = found.cursor ?? undefined;
+  } while (after);
 }
 
 function page<T>(http: Http, path: string, rows: FileRows): Promise<Page<T>> {

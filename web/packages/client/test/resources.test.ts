@@ -71,6 +71,20 @@ describe("files", () => {
   });
 });
 
+test("a list is walked while its rows come and go", async () => {
+  const made: string[] = [];
+  for (const name of ["walk 1", "walk 2", "walk 3", "walk 4", "walk 5"]) {
+    made.push((await stored(name)).id);
+  }
+  const seen: string[] = [];
+  for await (const { id } of client.files.all({ search: "walk", take: 2 })) {
+    seen.push(id);
+    await stored(`walk ${seen.length} more`);
+    await client.files.delete(id);
+  }
+  expect(seen).toEqual(made.toReversed());
+});
+
 test("bundles and links", async () => {
   const file = await stored("shared.txt");
   const bundle = await client.bundles.create({ name: "B", passcode: "sesame", description: "d" });
