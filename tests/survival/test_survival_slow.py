@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.harness import BOUNDARY, Api, Server, Wire, chunked, eventually, form, together
+from tests.harness import BOUNDARY, Api, Server, Wire, chunked, eventually, form
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,43 +157,6 @@ def test_a_pipelined_body_has_its_own_time(impatient: Server) -> None:
         time.sleep(2.5)
         wire.send(api.request("GET", "/api/files/me"))
         assert wire.answer().status == 200
-
-
-def test_many_dripping_clients_do_not_stop_a_fast_one(data: Path) -> None:
-    with Server(data) as server:
-        api = server.api(timeout=60)
-        alone = _seconds_for_8_mib(api)
-        tasks = together([lambda: api.create(MIB, MIB) for _ in range(20)]) * 10
-        wires = [api.wire() for _ in tasks]
-        stop = threading.Event()
-        try:
-            for number, wire in enumerate(wires):
-                wire.send(api.put_head(tasks[number], 0, MIB))
-            dripping = threading.Thread(target=_keep_dripping, args=(wires, stop), daemon=True)
-            dripping.start()
-            time.sleep(2)
-            crowded = _seconds_for_8_mib(api)
-            stop.set()
-            dripping.join(10)
-        finally:
-            for wire in wires:
-                wire.sock.close()
-        assert crowded < max(5.0, 10 * alone), f"{alone:.2f} s alone, {crowded:.2f} s in a crowd"
-        assert not server.bugs()
-
-
-def _keep_dripping(wires: list[Wire], stop: threading.Event) -> None:
-    while not stop.is_set():
-        for wire in wires:
-            wire.try_send(b"x" * 100)
-        time.sleep(0.2)
-
-
-def _seconds_for_8_mib(api: Api) -> float:
-    content = os.urandom(8 * MIB)
-    began = time.monotonic()
-    api.finish(api.create(len(content), MIB), content, MIB)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize(

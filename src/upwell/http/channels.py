@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import suppress
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from upwell.http.sockets import (
     LOW_WATER,
@@ -14,7 +13,6 @@ from upwell.http.sockets import (
     Borrowed,
     ConnectionGone,
     in_body_thread,
-    until_ready,
 )
 
 if TYPE_CHECKING:
@@ -23,6 +21,8 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from upwell.http.server import UpwellProtocol
+
+T = TypeVar("T")
 
 
 class Start(Enum):
@@ -54,7 +54,6 @@ class _Transfer:
         self.end = end
         self.total = channel.remaining
         self.start: Start | None = None
-        self.got = 0
 
     def first(self) -> Start:
         """Ask the end; if it is willing, go on at once with what has come."""
@@ -67,13 +66,13 @@ class _Transfer:
 
     def more(self) -> None:
         if self._borrowed:
-            left, end = self._channel.remaining, self.end
-            self.got = self._borrowed.receive(self._take, left, end.room)
+            self._borrowed.receive(self._take, self._channel.remaining, self.end.room)
 
-    def stop(self) -> None:
+    async def visit(self, work: Callable[[], T]) -> T:
+        """Run a part of it in a body thread."""
         if self._borrowed:
-            with suppress(OSError):
-                self._borrowed.socket.shutdown(socket.SHUT_RD)
+            return await self._borrowed.use(work, socket.SHUT_RD)
+        return await in_body_thread(work, lambda: None)
 
     def _take(self, data: memoryview) -> None:
         self._channel.remaining -= len(data)
@@ -127,10 +126,12 @@ class BodyChannel:
         borrowed = self._protocol.lend() if self.remaining else None
         transfer = _Transfer(self, borrowed, end)
         try:
-            start = await in_body_thread(transfer.first, transfer.stop)
+            start = await transfer.visit(transfer.first)
             while start is Start.LATER:
+                if borrowed:
+                    borrowed.release()
                 await later()
-                start = await in_body_thread(transfer.first, transfer.stop)
+                start = await transfer.visit(transfer.first)
             if start is Start.NOW and borrowed:
                 self._protocol.continue_100(self._cycle)
                 await self._receive_rest(transfer, borrowed, tick, later)
@@ -153,15 +154,17 @@ class BodyChannel:
     ) -> None:
         next_tick = time.monotonic() + TICK
         while self.remaining:
+            ready = True
             if not transfer.end.room():
                 await later()
-            elif not transfer.got:
-                borrowed.wake_at(min(self.remaining, LOW_WATER))
-                await until_ready(borrowed, write=False, seconds=TICK)
+            elif borrowed.starved:
+                enough = min(self.remaining, LOW_WATER)
+                ready = await borrowed.until_readable(enough, TICK)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + TICK
                 tick(transfer.total - self.remaining + borrowed.waiting())
-            await in_body_thread(transfer.more, transfer.stop)
+            if ready:  # a visit without bytes would keep a thread from those that have some
+                await transfer.visit(transfer.more)
 
     def abandon(self) -> None:
         """The rest is not worth waiting for: close the connection after the answer."""

@@ -14,7 +14,6 @@ discarded for a bounded time, and even a malformed request gets our JSON error.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import json
 import os
@@ -29,9 +28,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from upwell.http.channels import BodyChannel
 from upwell.http.heads import fault_of
-from upwell.http.sockets import TICK, Borrowed, ConnectionGone, in_body_thread, until_ready
+from upwell.http.sockets import TICK, Borrowed, ConnectionGone
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -290,7 +290,9 @@ class UpwellProtocol(HttpToolsProtocol):
     async def _send_file(self, cycle: RequestResponseCycle, message: Any, send: Send) -> None:
         count = message["count"]
         await self._flushed(cycle)
-        if not cycle.disconnected and cycle.scope["method"] != "HEAD":
+        if cycle.disconnected:
+            raise ConnectionGone
+        if cycle.scope["method"] != "HEAD":
             await self._stream_file(message["file"], message["offset"], count)
             cycle.expected_content_length -= count
         more = message.get("more_body", False)
@@ -309,24 +311,17 @@ class UpwellProtocol(HttpToolsProtocol):
         def work() -> int:
             return borrowed.send_file(fd, offset + sent, count - sent)
 
-        def stop() -> None:
-            borrowed.socket.shutdown(socket.SHUT_WR)
-
+        ready = True
         try:
             while sent < count:
-                step = await in_body_thread(work, stop)
-                sent += step
-                now = time.monotonic()
-                idle_since = now if step else idle_since
-                if now - idle_since > STALL_TIMEOUT:
-                    self.transport.abort()
-                if sent < count and not step:
-                    await until_ready(borrowed, write=True, seconds=TICK)
-        except (ConnectionGone, OSError):
-            self.transport.abort()
-            raise asyncio.CancelledError from None
+                if ready:
+                    sent += await borrowed.use(work, socket.SHUT_WR)
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > STALL_TIMEOUT:
+                    raise ConnectionGone
+                ready = not borrowed.starved or await borrowed.until_writable(TICK)
         finally:
-            borrowed.socket.close()
+            borrowed.close()
 
     # patience
 
