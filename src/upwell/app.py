@@ -114,15 +114,19 @@ def open_catalog(settings: Settings) -> FolderCatalog:
 def open_homes(settings: Settings, catalog: Catalog) -> Homes:
     """Every pool with its store."""
 
+    def folder_of(pool: Pool) -> Path:
+        name = "default" if pool.id == DEFAULT_POOL_ID else pool.id
+        return Path(pool.path) if pool.path else settings.data / "pools" / name
+
     def make_store(pool: Pool) -> LocalStore:
-        folder = "default" if pool.id == DEFAULT_POOL_ID else pool.id
-        path = Path(pool.path) if pool.path else settings.data / "pools" / folder
-        return LocalStore(path, min_free=settings.min_free_space)
+        return LocalStore(folder_of(pool), min_free=settings.min_free_space)
 
     def open_store(pool: Pool) -> LocalStore:
-        # What would be stored under a mount point is out of sight once the disk is back.
-        if pool.path and not (Path(pool.path) / "blobs").is_dir():
-            raise NotReady(f"The folder of the pool {pool.name!r} is not there: mount its disk.")
+        # Bytes that are stored under a mount point are out of sight once the disk is back. And an
+        # empty folder in place of the disk would make every upload in the pool look lost.
+        is_new = not pool.path and not catalog.pool_usage(pool.id).total
+        if not is_new and not (folder_of(pool) / "blobs").is_dir():
+            raise NotReady(f"The folder of the pool {pool.name!r} is missing. Mount its disk.")
         return make_store(pool)
 
     return Homes(catalog, open_store, make_store)

@@ -1,4 +1,4 @@
-"""Files whose pool has no row any more: an old settings file's, that was never made again."""
+"""Files whose pool has lost its row or its folder: the rest works, and nothing is forgotten."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.api.world import Api, World, refused, serving
+from tests.api.world import Api, World, described, refused, serving
 from upwell.core.pools import NewPool, Registry
 from upwell.model import Policy, Scope
 
@@ -86,3 +86,26 @@ def test_what_needs_its_bytes_is_refused_and_all_else_works(world: World, boss: 
     core.sweeper.sweep()
     assert figures(boss) == []
     assert boss.get("/api/files/me").json() == []
+
+
+@pytest.mark.slow
+def test_an_upload_survives_a_start_without_the_disk_of_its_pool(tmp_path: Path) -> None:
+    """The default pool may be a disk of its own, as any other: see pools/default."""
+    data = tmp_path / "data"
+    folder, away = data / "pools" / "default", tmp_path / "away"
+    content, asked = b"0123456789", {"chunk_size": 5}
+    with serving(data) as world, Api(world, None, world.secrets["alice"]) as alice:
+        task, secret = alice.create(content, **asked)["task_id"], world.secrets["alice"]
+        assert alice.chunk(task, 0, content[:5]).status_code == 200
+    folder.rename(away)
+    with serving(data) as world, Api(world, None, secret) as alice:
+        again = alice.post("/api/files/upload/create", json=described(content) | asked)
+        refused(again, 503, "NOT_READY")
+        refused(alice.chunk(task, 1, content[5:]), 503, "NOT_READY")
+        world.core.sweeper.sweep()
+        assert not folder.exists()
+    away.rename(folder)
+    with serving(data) as world, Api(world, None, secret) as alice:
+        assert alice.create(content, **asked)["task_id"] == task
+        assert alice.chunk(task, 1, content[5:]).status_code == 200
+        assert alice.post(f"/api/files/upload/complete/{task}").json()["size"] == 10

@@ -111,8 +111,9 @@ def serving(data: Path, **settings: Any) -> Iterator[World]:
     """A server of its own, with the accounts alice and bob, and the admin boss."""
     clock = Clock()
     core = build(settings_of(data, **settings), clock)
-    add_second_pool(core)
-    core.accounts.create("boss", admin=True)
+    if core.accounts.find("boss") is None:  # the folder is served for the first time
+        add_second_pool(core)
+        core.accounts.create("boss", admin=True)
     server = Server(
         uvicorn.Config(
             asgi(core),

@@ -297,13 +297,16 @@ class TestJournal:
         world.close()
         world.wire(SqlCatalog.open(tmp_path / "old"))
         assert self._replay(world, *journal).files_restored == 0
-        assert world.catalog.bundle(bundle.id, me.account.id, world.clock()) == journal[1].bundle
+        told, found = journal[1].bundle, world.catalog.bundle(bundle.id, me.account.id, world.clock())
+        assert told is not None
+        assert found is not None
+        assert replace(found, revision=told.revision) == told, "replaying counts changes again"
         assert world.catalog.pool(OTHER_POOL) == journal[2].pool
         assert world.catalog.account("me") == account
-        for file, found in zip(after, [world.catalog.any_file(f.id) for f in inside], strict=True):
+        for file, there in zip(after, [world.catalog.any_file(f.id) for f in inside], strict=True):
             assert file is not None
-            assert found is not None
-            assert replace(found, updated_at=file.updated_at) == file
+            assert there is not None
+            assert replace(there, updated_at=file.updated_at) == file
 
     @staticmethod
     def _replay(world: World, *journal: Noted) -> Recovered:
