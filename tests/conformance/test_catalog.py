@@ -2117,7 +2117,7 @@ class Bookkeeping(RuleBasedStateMachine):
             self.tasks[got.id] = got
             return multiple()
         used = self._used(pool if scope == "pool" else None)
-        used -= held.layout.size if held else 0
+        used -= self._reserved(held) if held else 0
         if quota is not None and used + asked.layout.size > quota:
             with pytest.raises(QuotaExceeded) as caught:
                 _begin(self.catalog, asked, allowance)
@@ -2191,10 +2191,11 @@ class Bookkeeping(RuleBasedStateMachine):
     )
     def share(self, file: CloudFile, life: int | None, pool: str) -> Any:
         blob = self.files.get(file.id, file).blob
+        sharing = [f.blob for f in self.files.values() if f.blob.id == blob.id]
+        blob = sharing[0] if sharing else blob  # as it is now
         new = _file(self.ann, blob, expired_at=self._until(life), pool_id=pool)
-        there = any(f.blob.id == blob.id for f in self.files.values())
-        assert self.catalog.share_blob(new) is there
-        return self._made(new) if there else multiple()
+        assert self.catalog.share_blob(new) is bool(sharing)
+        return self._made(new) if sharing else multiple()
 
     @rule(file=kept)
     def delete(self, file: CloudFile) -> None:
@@ -2350,11 +2351,13 @@ class Bookkeeping(RuleBasedStateMachine):
 
     def _held(self, pool_id: str) -> Usage:
         blobs = {f.blob.id: f.size for f in self.files.values() if f.blob.pool_id == pool_id}
-        here = [task for task in self.tasks.values() if task.pool_id == pool_id]
-        beside = [c.size for task in here for c in self.chunks[task.id].values() if c.staged]
-        reserved = sum(task.layout.size for task in here) + sum(beside)
+        reserved = sum(self._reserved(t) for t in self.tasks.values() if t.pool_id == pool_id)
         files = sum(f.pool_id == pool_id for f in self.files.values())
         return Usage(sum(blobs.values()), reserved, files)
+
+    def _reserved(self, task: UploadTask) -> int:
+        """An upload's size, and what was sent again beside it."""
+        return task.layout.size + sum(c.size for c in self.chunks[task.id].values() if c.staged)
 
     def _used(self, pool_id: str | None) -> int:
         """In one pool, or in all."""

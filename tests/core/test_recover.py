@@ -297,7 +297,10 @@ class TestJournal:
         world.close()
         world.wire(SqlCatalog.open(tmp_path / "old"))
         assert self._replay(world, *journal).files_restored == 0
-        told, found = journal[1].bundle, world.catalog.bundle(bundle.id, me.account.id, world.clock())
+        told, found = (
+            journal[1].bundle,
+            world.catalog.bundle(bundle.id, me.account.id, world.clock()),
+        )
         assert told is not None
         assert found is not None
         assert replace(found, revision=told.revision) == told, "replaying counts changes again"
