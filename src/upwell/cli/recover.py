@@ -90,7 +90,7 @@ def _tell(found: Any, moved_to: Path | None) -> None:
             "Check the disk, then run upwell recover again."
         )
     if found.figures_mended:
-        say(f"Figures of what accounts hold: {found.figures_mended} counted anew.")
+        say(f"Figures of what accounts hold: {found.figures_mended} counted again.")
     for title, files in (("Damaged", found.damaged), ("Deleted", found.dropped)):
         for file in files:
             words = (title, file.id, file.name, file.account, file.problem)

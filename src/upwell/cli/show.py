@@ -68,7 +68,7 @@ def error_record(error: ClientError) -> dict[str, Any]:
 
 
 def words(error: ClientError) -> str:
-    """What a person at a command line is told of an error, and what to do there."""
+    """The message that a person at a command line sees for an error, and what to do."""
     if isinstance(error, ApiError) and error.code == "AUTH_REQUIRED":
         return f"The server asks for a token. {_GIVE_ONE}"
     if isinstance(error, ApiError) and error.code == "TOKEN_INVALID":

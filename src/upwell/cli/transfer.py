@@ -378,7 +378,7 @@ def _items(request: PutRequest) -> Iterator[Item]:
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
-    except OSError:  # what is wrong with it is told when its turn comes
+    except OSError:  # its own upload reports the error
         return False
 
 

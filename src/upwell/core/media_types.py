@@ -16,7 +16,7 @@ from upwell.model import GENERIC_TYPE
 if TYPE_CHECKING:
     from upwell.core.ports import BlobReader
 
-HEAD = 64 << 10  # bytes of a text that are looked at
+HEAD = 64 << 10  # bytes of a text that decide its charset
 
 # IANA's name, or the one that browsers know, of types that go by several.
 _USUAL = {

@@ -139,7 +139,7 @@ class Uploads:
         return self._direct.find_many(principal, asked)
 
     def resume(self, principal: Principal, task_id: str, asked: UploadOptions) -> Status:
-        """Where an upload stands that goes on with these options in place of its own.
+        """Give an upload these options in place of its own; its status.
 
         Raises TaskClosed when it has ended, ValidationFailed for what cannot change any more.
         """

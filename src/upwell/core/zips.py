@@ -108,8 +108,8 @@ class Plan:
 class Archive:
     """The archive of a plan; a ``BlobReader`` for one caller at a time.
 
-    ``learn(entry, crc32)`` is told each CRC-32 that was found, once for each key; those given
-    are trusted. Content longer than its ``size`` is cut there.
+    ``learn(entry, crc32)`` is called with each CRC-32 that was found, once for each key; those
+    given are trusted. Content longer than its ``size`` is cut there.
     """
 
     def __init__(self, plan: Plan, learn: Callable[[Entry, int], None]) -> None:

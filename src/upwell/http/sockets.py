@@ -32,7 +32,7 @@ LOW_WATER = 256 << 10  # bytes worth waking a thread for
 _PATIENCE = 0.02  # seconds a body thread waits for a quick connection
 _SLICE = 0.5  # seconds after which a body thread serves somebody else anyway
 _BODY_THREADS = max(8, 4 * (os.cpu_count() or 1))
-_NEVER_WAITING = 2  # body threads that are there for whoever has bytes
+_NEVER_WAITING = 2  # body threads that serve only connections with bytes
 _PEER = frozenset(
     {
         errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.ENETDOWN,

@@ -174,7 +174,7 @@ def run_workers(config: uvicorn.Config, sockets: Sequence[socket.socket]) -> int
 
 
 def _work(config: uvicorn.Config, sockets: list[socket.socket], pipe: Connection) -> None:
-    """Serve in a worker's process, until it is told to stop or its parent ends."""
+    """Serve in a worker's process, until a signal stops it or its parent ends."""
     # The kernel ends this process with its parent, also while it is stopped or deadlocked. A
     # parent that ended before this call is noticed by the pipe.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -481,7 +481,7 @@ class LocalStore:
             return False
         try:
             # The lock comes first: a writer that had it has committed its row or has given up,
-            # and one that asks for it now is told no, or finds the file gone.
+            # and one that asks for it now does not get it, or finds the file gone.
             if not (lock(fd, _UNNAMED) and is_stray()):
                 return False
             if name is None:

@@ -1,5 +1,5 @@
 """What lets every listing cost the same however many rows there are: sort keys beside the
-files, totals, an index of names, an instant at which a task is looked at."""
+files, totals, an index of names, an instant at which a task is checked."""
 
 from __future__ import annotations
 
