@@ -138,6 +138,10 @@ class _Line:
         ours, theirs = socket.socketpair()
 
         class Protocol(UpwellProtocol):
+            def on_message_begin(self) -> None:
+                super().on_message_begin()
+                self.scope["state"]["line"] = self
+
             def data_received(self, data: bytes) -> None:
                 super().data_received(data)
                 line._seen.set()
@@ -279,3 +283,39 @@ def test_a_trailer_has_the_bounds_of_a_head(config: uvicorn.Config, runner: asyn
     for trailer in (b"X: " + b"a" * 60_000, b"X: y\r\n" * 10_000):
         answer = runner.run(_Line(config).answers([begin, trailer, trailer]))
         assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+async def _waits(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers requests for ``/next``; others as long as the client is there, as a stream does."""
+    await receive()
+    if scope["path"] != "/next":
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        return
+    flow, requests = scope["state"]["line"].flow, scope["state"]["line"].pipeline
+    answer = b"%d %d" % (flow.read_paused, len(requests))
+    length = (b"content-length", b"%d" % len(answer))
+    await send({"type": "http.response.start", "status": 200, "headers": [length]})
+    await send({"type": "http.response.body", "body": answer})
+
+
+@pytest.fixture
+def waiting() -> uvicorn.Config:
+    made = uvicorn.Config(_waits, log_config=None, ws="none", lifespan="off")
+    made.load()
+    return made
+
+
+def test_nothing_is_read_while_requests_wait(
+    waiting: uvicorn.Config, runner: asyncio.Runner
+) -> None:
+    """Otherwise each answer would let in a buffer full of requests, all of them in memory."""
+    answers = runner.run(_Line(waiting).answers([GET * 3]))
+    assert re.findall(rb"\r\n\r\n(\d \d)", answers) == [b"1 2", b"1 1", b"0 0"]
+
+
+def test_a_hang_up_ends_the_request_that_others_wait_for(
+    waiting: uvicorn.Config, runner: asyncio.Runner
+) -> None:
+    stream = b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n"
+    assert runner.run(_Line(waiting).answers([stream, GET])) == b""

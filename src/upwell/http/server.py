@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import httptools
 import structlog
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from upwell.http.channels import BodyChannel
@@ -32,6 +33,7 @@ from upwell.http.sockets import TICK, Borrowed, ConnectionGone
 
 if TYPE_CHECKING:
     import asyncio
+    from collections import deque
     from collections.abc import Awaitable, Callable
 
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -72,6 +74,19 @@ _MALFORMED = (
 _TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The headers are too large. Send fewer or shorter ones.")
 
 
+class _Flow(FlowControl):
+    """Reads nothing while requests wait for the one under way: each of them is in memory, and
+    with every answer as many as one read holds would join them."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: deque[Any]) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+
+    def resume_reading(self) -> None:
+        if not self._waiting:
+            super().resume_reading()
+
+
 class UpwellProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol with bodies out of the loop and bounded patience."""
 
@@ -87,6 +102,7 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
         if hasattr(transport, "max_size"):
             transport.max_size = 64 << 10  # heads and small bodies; the rest leaves the loop
         self._new_parser()
@@ -95,6 +111,9 @@ class UpwellProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm_head_timer()
         self._disarm_discard_timer()
+        if self._under_way():  # uvicorn tells only the last request, which may wait for this one
+            self._serving.disconnected = True
+            self._serving.message_event.set()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -218,6 +237,8 @@ class UpwellProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if not self.transport.is_closing():
+            self.flow.resume_reading()  # the last of those that waited waits no more
         if self._refusal and not self._under_way() and not self.transport.is_closing():
             self._refuse(*self._refusal)
         if not self.transport.is_closing() and (self._skip or self._unread()):
