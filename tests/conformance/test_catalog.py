@@ -874,6 +874,19 @@ class TestCancelAndExpire:
         assert all(catalog.task(ann.id, t.id, NOW) is None for t in overdue)
         assert catalog.task(ann.id, alive.id, NOW) == alive
 
+    def test_end_that_comes_closer_counts_at_once(self, catalog: Catalog, ann: Account) -> None:
+        """By other options, or by a chunk after the server was told to wait less for one."""
+        resumed, sent = (_begin(catalog, _task(ann, expires_at=NOW + WEEK)) for _ in range(2))
+        assert catalog.change_task(replace(resumed, expired_at=NOW + TICK))
+        catalog.record_chunk(sent.id, _chunk(0), NOW, NOW + TICK)
+        later = NOW + TICK
+        assert catalog.tasks(ann.id, TaskStatus.IN_PROGRESS, later, 0, 9).total == 0
+        expired = catalog.tasks(ann.id, TaskStatus.EXPIRED, later, 0, 9)
+        assert {task.id for task in expired.items} == {resumed.id, sent.id}
+        assert expired.total == 2
+        assert [catalog.task(ann.id, task.id, later) for task in (resumed, sent)] == [None, None]
+        assert catalog.expire_tasks(later) == 2
+
 
 class TestFiles:
     def test_file_comes_back_as_it_was(self, catalog: Catalog, ann: Account) -> None:

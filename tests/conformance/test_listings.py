@@ -307,6 +307,19 @@ def test_a_cursor_is_short_and_tells_no_name_of_another(catalog: SqlCatalog) -> 
     assert catalog.files(ANN.id, NOW, 0, 9, query, after=cursor).items
 
 
+@pytest.mark.parametrize("order", [FileOrder.NAME, FileOrder.NAME_REVERSED])
+def test_a_long_name_that_changes_between_pages_skips_nothing(
+    catalog: SqlCatalog, order: FileOrder
+) -> None:
+    made = [add_file(catalog, n, name=f"{n} {LONG}") for n in range(3)]
+    first = catalog.files(ANN.id, NOW, 0, 1, FileQuery(order=order))
+    seen = [file.id for file in first.items]
+    name = "9" if order is FileOrder.NAME else "0"
+    catalog.update_file(seen[0], ANN.id, NOW, lambda file: replace(file, name=name))
+    rest = catalog.files(ANN.id, NOW, 0, 9, FileQuery(order=order), after=first.cursor)
+    assert set(made) - set(seen) <= {file.id for file in rest.items}
+
+
 def test_a_search_of_many_counts_no_further_than_it_reads(
     catalog: SqlCatalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

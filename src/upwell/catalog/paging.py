@@ -36,8 +36,8 @@ class Order:
     ``columns`` are the sort key, all ascending or all descending, the last one unique.
 
     A cursor has the beginning of a long text alone. The rest is looked up among the rows
-    ``within``; when that row is gone, the next page repeats rows that begin alike rather than
-    miss one.
+    ``within``; when that row is gone or begins otherwise now, the next page repeats rows that
+    begin alike rather than miss one.
     """
 
     name: str
@@ -69,7 +69,8 @@ class Order:
     def _value(self, column: sa.ColumnElement[Any], value: Any, last: Any) -> sa.ColumnElement[Any]:
         if self.within is None or not isinstance(value, str) or len(value) < _PREFIX:
             return sa.literal(value, column.type)
-        row = sa.select(column).where(self.within, self.columns[-1] == last)
+        same = sa.func.substr(column, 1, len(value)) == value  # or it was renamed since
+        row = sa.select(column).where(self.within, self.columns[-1] == last, same)
         beginning = sa.literal(value + _LAST if self.descending else value, column.type)
         return sa.func.coalesce(row.correlate(None).scalar_subquery(), beginning)
 

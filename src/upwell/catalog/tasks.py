@@ -206,8 +206,8 @@ def _adopt(conn: Connection, held: UploadTask, newcomer: UploadTask) -> UploadTa
 
 
 def change(conn: Connection, task: UploadTask) -> UploadTask | None:
-    row = conn.execute(_LOCK, {"task": task.id}).first()
-    held = None if row is None else as_task(row)
+    locked = conn.execute(_LOCK, {"task": task.id}).first()
+    held = None if locked is None else as_task(locked)
     if held is None or held.status is not TaskStatus.IN_PROGRESS or is_past(held, task.updated_at):
         return None
     changes: dict[str, Any] = {
@@ -222,9 +222,8 @@ def change(conn: Connection, task: UploadTask) -> UploadTask | None:
     identity = changed.identity()
     other = _in_progress(conn, held.account_id, identity)
     identity = identity if other is None or other.id == held.id else None
-    conn.execute(
-        sa.update(tasks).where(tasks.c.id == held.id).values(changes | {"identity": identity})
-    )
+    row = changes | {"identity": identity, "due_at": _due_at(changed)}
+    conn.execute(sa.update(tasks).where(tasks.c.id == held.id).values(row))
     return changed
 
 
@@ -248,6 +247,10 @@ def _due_at(task: Any) -> datetime:
     """The instant from which on a task, or its row, is past if nobody uses it."""
     due_at: datetime = min(task.expires_at, task.expired_at or task.expires_at)
     return due_at
+
+
+def _set_due_at(conn: Connection, row: Any) -> None:
+    conn.execute(sa.update(tasks).where(tasks.c.id == row.id).values(due_at=_due_at(row)))
 
 
 def is_past(task: Any, now: datetime) -> bool:
@@ -287,7 +290,7 @@ def record_chunk(
 ) -> UploadTask:
     """Counted as new first, which also locks the task; put right when it was a replacement."""
     slide = {"task": task_id, "now": now, "until": expires_at}
-    row = _COUNT_CHUNK.first(conn, slide | {"more": 1, "bytes": new.size, "replaced": 0})
+    row: Any = _COUNT_CHUNK.first(conn, slide | {"more": 1, "bytes": new.size, "replaced": 0})
     if row is None:
         raise _closed(conn, task_id)
     values = {
@@ -303,6 +306,8 @@ def record_chunk(
         same = (old.etag, old.staged) == (new.etag, new.staged)
         put_right = {"more": -1, "bytes": -old.size, "replaced": int(not same)}
         row = _COUNT_CHUNK.first(conn, slide | put_right)
+    if row.expires_at < row.due_at:  # the server waits less for a chunk than it did
+        _set_due_at(conn, row)
     task = as_task(row)
     if more := _beside(new) - _beside(old):
         pools.require_room(conn, task.account_id, task.pool_id, max(0, more), allowance)
@@ -433,8 +438,7 @@ def expire_some(conn: Connection, now: datetime) -> tuple[int, int]:
             _close(conn, as_task(row), TaskStatus.EXPIRED, now)
             closed += 1
         else:
-            later = sa.update(tasks).where(tasks.c.id == row.id)
-            conn.execute(later.values(due_at=_due_at(row)))
+            _set_due_at(conn, row)
     return len(found), closed
 
 
