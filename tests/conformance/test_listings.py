@@ -277,7 +277,10 @@ def test_walking_meets_every_row_once_while_rows_come_and_go(
 
 @pytest.mark.parametrize(
     "cursor",
-    ["", "x", "e30", "bnVsbA", "WyJuZXdlc3QiXQ", "WyJuZXdlc3QiLCJ4IiwxXQ", "é", "W" * 4000],
+    [
+        *("", "x", "e30", "bnVsbA", "WyJuZXdlc3QiXQ", "WyJuZXdlc3QiLCJ4IiwxXQ", "é", "W" * 4000),
+        "WyJuZXdlc3QiLDEsIlx1ZDgwMCJd",  # half of a surrogate pair
+    ],
 )
 def test_what_is_no_cursor_of_the_list_is_refused(catalog: SqlCatalog, cursor: str) -> None:
     """Nor is one of another order."""

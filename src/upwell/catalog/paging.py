@@ -95,6 +95,7 @@ def _typed(value: Any, column: sa.ColumnElement[Any]) -> Any:
     """A value of a cursor as the column's. Raises TypeError when it cannot be one."""
     if isinstance(column.type, sa.Text):
         if isinstance(value, str):
+            value.encode()  # no half of a surrogate pair, which no database takes
             return value
     elif type(value) is int and abs(value) < 1 << 63:
         return from_micros(value) if isinstance(column.type, Instant) else value
