@@ -286,11 +286,13 @@ def test_a_trailer_has_the_bounds_of_a_head(config: uvicorn.Config, runner: asyn
 
 
 async def _waits(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers requests for ``/next``; others as long as the client is there, as a stream does."""
+    """Answers requests for ``/next``; others last as long as the client, and send a file then."""
     await receive()
     if scope["path"] != "/next":
         while (await receive())["type"] != "http.disconnect":
             pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.zerocopysend", "file": -1, "offset": 0, "count": 1})
         return
     flow, requests = scope["state"]["line"].flow, scope["state"]["line"].pipeline
     answer = b"%d %d" % (flow.read_paused, len(requests))
@@ -314,8 +316,13 @@ def test_nothing_is_read_while_requests_wait(
     assert re.findall(rb"\r\n\r\n(\d \d)", answers) == [b"1 2", b"1 1", b"0 0"]
 
 
-def test_a_hang_up_ends_the_request_that_others_wait_for(
-    waiting: uvicorn.Config, runner: asyncio.Runner
+@pytest.mark.parametrize("behind", [[], [GET]], ids=["alone", "others wait"])
+def test_a_hang_up_ends_a_request_without_an_error(
+    waiting: uvicorn.Config,
+    runner: asyncio.Runner,
+    behind: list[bytes],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     stream = b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n"
-    assert runner.run(_Line(waiting).answers([stream, GET])) == b""
+    assert runner.run(_Line(waiting).answers([stream, *behind])) == b""
+    assert not caplog.records

@@ -321,8 +321,9 @@ class UpwellProtocol(HttpToolsProtocol):
 
     async def _flushed(self, cycle: RequestResponseCycle) -> None:
         """Wait until the loop has written all it was given."""
-        self.transport.set_write_buffer_limits(high=0)
-        while self.transport.get_write_buffer_size() and not cycle.disconnected:
+        if not cycle.disconnected:  # a transport that is gone refuses to be asked
+            self.transport.set_write_buffer_limits(high=0)
+        while not cycle.disconnected and self.transport.get_write_buffer_size():
             await self.flow.drain()
 
     async def _stream_file(self, fd: int, offset: int, count: int) -> None:
