@@ -480,6 +480,14 @@ class Scene:
         Runner(world.catalog, world.clock, {JobKind.MOVE: Work(work.do, ())}).run_due()
         assert world.files.info(self.me, self.file.id).pool_id == GUID
 
+    def repair(self) -> None:
+        """As verify does it: a copy of the bytes takes their place."""
+        store, blob = self.world.store, self.file.blob
+        with store.intake() as intake:
+            key = intake.put(b"one")
+            assert self.world.catalog.rekey_blob(blob.id, key, self.world.clock())
+        self.world.sweeper.sweep()
+
 
 CHANGES: dict[str, Callable[[Scene], object]] = {
     "put in": lambda s: put_in(s.world, s.one, b"new", file_name="new"),
@@ -495,6 +503,7 @@ CHANGES: dict[str, Callable[[Scene], object]] = {
     "expire": Scene.expire,
     "sweep": Scene.sweep,
     "move": Scene.move,
+    "repair": Scene.repair,
 }
 
 
