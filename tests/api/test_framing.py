@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from tests.harness import chunked
 from upwell.http import heads
 from upwell.http.channels import BodyChannel, Start
-from upwell.http.server import UpwellProtocol
+from upwell.http.server import PIPELINED, UpwellProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -314,6 +314,11 @@ def test_nothing_is_read_while_requests_wait(
     """Otherwise each answer would let in a buffer full of requests, all of them in memory."""
     answers = runner.run(_Line(waiting).answers([GET * 3]))
     assert re.findall(rb"\r\n\r\n(\d \d)", answers) == [b"1 2", b"1 1", b"0 0"]
+    answers = runner.run(_Line(waiting).answers([GET * (PIPELINED + 50)]))
+    assert answers.count(b"HTTP/1.1 200 ") == 1 + PIPELINED
+    head, _, body = answers.rpartition(b"\r\n\r\n")
+    assert json.loads(body)["code"] == "SERVER_BUSY"
+    assert head.endswith(b"\r\nretry-after: 1")
 
 
 @pytest.mark.parametrize("behind", [[], [GET]], ids=["alone", "others wait"])

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 HEAD_TIMEOUT = 20.0  # seconds from a connection's or a request's first byte to its whole head
 HEAD_LIMIT = 64 << 10  # bytes
+PIPELINED = 128  # requests that may wait for the one under way, each with its head in memory
 DISCARD_TIMEOUT = 30.0  # seconds in which a refused body may still flow in, to be dropped
 STALL_TIMEOUT = 60.0  # seconds in which a downloading client must take something
 
@@ -70,6 +71,11 @@ _MALFORMED = (
     400,
     "MALFORMED_REQUEST",
     "This is not a valid HTTP/1.1 request. Check the client or the proxy.",
+)
+_TOO_MANY = (
+    503,
+    "SERVER_BUSY",
+    "Too many requests wait on this connection. Send this again after the answers to some.",
 )
 _TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The headers are too large. Send fewer or shorter ones.")
 
@@ -191,6 +197,8 @@ class UpwellProtocol(HttpToolsProtocol):
         fault = fault_of(self.parser.get_method(), self.parser.get_http_version(), self.headers)
         if fault:
             raise _Refused(400, "MALFORMED_REQUEST", fault)
+        if len(self.pipeline) == PIPELINED:
+            raise _Refused(*_TOO_MANY)
         self._disarm_head_timer()
         self._in_head = False
         self._loose = self._fields_size = 0
@@ -266,8 +274,9 @@ class UpwellProtocol(HttpToolsProtocol):
         head = (
             f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
             "x-content-type-options: nosniff\r\ncache-control: no-store\r\n"
-            f"x-trace-id: {trace}\r\nconnection: close\r\n\r\n"
+            f"x-trace-id: {trace}\r\nconnection: close\r\n"
         )
+        head += "retry-after: 1\r\n\r\n" if status == 503 else "\r\n"
         self.transport.write(STATUS_LINE[status] + head.encode() + body)
         self.transport.close()
 
