@@ -306,7 +306,7 @@ bundles = _table(
     _instant("expired_at", nullable=True),
     _instant("created_at"),
     _instant("updated_at"),
-    # Grown by triggers on ``files``, with each change of what is in the bundle.
+    # Grown by triggers on ``files``, with each change of what is in the bundle; and by a rekey.
     sa.Column("revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_bundles_newest", "account_id", "created_at", "id"),
 )
