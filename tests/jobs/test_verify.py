@@ -222,6 +222,19 @@ def test_a_damaged_chunk_is_forgotten_only_with_repair(world: World) -> None:
     assert world.read(world.me, world.uploads.complete(world.me, task.id).id) == data
 
 
+def test_no_chunk_is_forgotten_while_the_upload_is_completed(world: World) -> None:
+    """Completing moves bytes to their place: a chunk sent again meanwhile would be overwritten."""
+    task = upload(world, content(2 * CHUNK))
+    world.send(world.me, task, 0, content(CHUNK))
+    flip(world.store, task.layout.key, 0)
+    with world.store.exclusive(task.layout, "complete"):
+        found = verify(world, repair=True)
+    assert (found.chunks_damaged, found.chunks_forgotten, found.well) == (1, 0, False)
+    assert world.catalog.chunk_indexes(task.id) == [0]
+    assert verify(world, repair=True).chunks_forgotten == 1
+    assert world.catalog.chunk_indexes(task.id) == []
+
+
 def test_a_damaged_chunk_of_an_encrypted_upload_is_found(world: World) -> None:
     data = content(3 * CHUNK)
     task = upload(world, data, password="secret")

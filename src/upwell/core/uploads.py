@@ -53,6 +53,7 @@ from upwell.model import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
+    from datetime import datetime
 
     from upwell.core.direct import Stored
     from upwell.core.homes import Home
@@ -364,10 +365,10 @@ class Uploads:
         store = self._store_of(task.pool_id)
         chunks = self._catalog.chunks(task.id).all()
         damaged = [chunk for chunk in chunks if not is_whole(store, task, chunk)]
-        for chunk in damaged:
-            self._catalog.forget_chunk(task.id, chunk, self._clock())
-        if damaged:
+        if forget_chunks(self._catalog, store, task, damaged, self._clock()):
             raise _chunks_missing(self._status(task))
+        if damaged:
+            return  # another request completes this upload, or has replaced them
         if len(self._inspected) >= _INSPECTED:
             self._inspected.clear()
         self._inspected[task.id] = task.revision
@@ -481,6 +482,20 @@ def is_whole(store: BlobStore, task: UploadTask, chunk: Chunk) -> bool:
     if task.seal and 0 <= chunk.index < layout.count:
         chunk = replace(chunk, size=layout.length(chunk.index))
     return store.check_chunk(layout, chunk)
+
+
+def forget_chunks(
+    catalog: Catalog, store: BlobStore, task: UploadTask, damaged: Sequence[Chunk], now: datetime
+) -> int:
+    """Take back the acknowledgement of chunks whose bytes are damaged; how many were taken back.
+
+    None is while another request completes the upload. Raises FileNotFoundError when the upload
+    is gone, TaskClosed when it has ended.
+    """
+    # Completing copies side objects to their place. A chunk that is forgotten meanwhile could be
+    # sent again into that place, and be overwritten there after its 200 (I1).
+    with store.exclusive(stored_layout_of(task), "complete") as free:
+        return sum(catalog.forget_chunk(task.id, chunk, now) for chunk in damaged) if free else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ nothing is forgotten because a disk did not answer.
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from upwell.core import blobs
-from upwell.core.uploads import is_whole
+from upwell.core.uploads import forget_chunks, is_whole
 from upwell.errors import NotReady, StorageFull, TaskClosed
 
 if TYPE_CHECKING:
@@ -117,12 +117,14 @@ class Verifier:
                 continue  # or it was replaced while it was read
             self._found.chunks_damaged += 1
             if repair:
-                self._forget(task, chunk)
+                self._forget(store, task, chunk)
 
-    def _forget(self, task: UploadTask, chunk: Chunk) -> None:
-        with suppress(TaskClosed):
-            self._catalog.forget_chunk(task.id, chunk, self._clock())
-        self._found.chunks_forgotten += 1
+    def _forget(self, store: BlobStore, task: UploadTask, chunk: Chunk) -> None:
+        try:
+            forgotten = forget_chunks(self._catalog, store, task, [chunk], self._clock())
+        except (TaskClosed, FileNotFoundError):
+            forgotten = 1  # it ended meanwhile, and its chunks with it
+        self._found.chunks_forgotten += forgotten
 
     # files
 
