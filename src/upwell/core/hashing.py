@@ -82,7 +82,7 @@ class Follower:
     """Hashes one upload's acknowledged chunks in order, as far as there is no gap.
 
     Several processes may follow one upload: the store's claim lets one of them hash at a
-    time, and each goes on from what the last one remembered, if it was hashed from the chunks
+    time, and each continues from what the last one remembered, if it was hashed from the chunks
     that are acknowledged now. ``run`` is called by one thread at a time; everything else by
     any thread. ``learn`` reads acknowledged chunks from an index on; what ``recent`` has need
     not be read.

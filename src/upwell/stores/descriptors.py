@@ -85,7 +85,7 @@ def sync_together(fds: Sequence[int]) -> None:
     for fd in fds:
         _libc.sync_file_range(
             fd, 0, 0, _WRITE_OUT
-        )  # a start, and no more: its outcome is told below
+        )  # only starts writing: fdatasync below reports errors
     syncs = [_sync_threads.submit(os.fdatasync, fd) for fd in fds]
     wait(syncs)  # all of them, whatever the first one says: the descriptors are closed next
     for each in syncs:

@@ -51,7 +51,7 @@ class _Upload:
     gone: bool = False
 
     def chunk(self, layout: Layout, index: int, staged: str | None) -> bytes | None:
-        """What is stored of a chunk, in place or in a side object; None when that is gone."""
+        """The stored bytes of a chunk, in place or in a side object; None when they are gone."""
         if staged is not None:
             side = self.sides.get(staged)
             return None if side is None else bytes(side.content)
